@@ -1,0 +1,34 @@
+"""AffectCodec (arXiv 2605.11098) for transformers. Importing the package registers its models in the Auto classes."""
+
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioTokenization
+
+from .modeling.configuration_affectcodec import AffectCodecConfig
+from .modeling.configuration_affectcodec_discriminator import AffectCodecDiscriminatorConfig
+from .modeling.feature_extraction_affectcodec import AffectCodecFeatureExtractor
+from .modeling.modeling_affectcodec import AffectCodecModel
+from .modeling.modeling_affectcodec_discriminator import AffectCodecDiscriminator
+
+
+__version__ = "0.1.0"
+
+
+def register():
+    """Puts every class into transformers' Auto classes; calling it again changes nothing."""
+    AutoConfig.register("affectcodec", AffectCodecConfig, exist_ok=True)
+    AutoModel.register(AffectCodecConfig, AffectCodecModel, exist_ok=True)
+    AutoModelForAudioTokenization.register(AffectCodecConfig, AffectCodecModel, exist_ok=True)
+    AutoFeatureExtractor.register(AffectCodecConfig, AffectCodecFeatureExtractor, exist_ok=True)
+    AutoConfig.register("affectcodec_discriminator", AffectCodecDiscriminatorConfig, exist_ok=True)
+    AutoModel.register(AffectCodecDiscriminatorConfig, AffectCodecDiscriminator, exist_ok=True)
+
+
+register()
+
+__all__ = [
+    "AffectCodecConfig",
+    "AffectCodecDiscriminator",
+    "AffectCodecDiscriminatorConfig",
+    "AffectCodecFeatureExtractor",
+    "AffectCodecModel",
+    "register",
+]

@@ -1,0 +1,449 @@
+"""Reading, resampling and writing waveforms.
+
+Waveforms are mono `float32` tensors `[1, T]` in -1..1 at a rate given in Hz. Whatever is wrong with a file is an
+[`AudioFileError`] whose message is one line that names the file.
+"""
+
+import io
+import math
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio.functional
+
+
+# What `audio_files` lists; everything but m4a and aac is read by libsndfile.
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64"}
+    | {".m4a", ".aac"}
+)
+# suffix -> libsndfile's container and coding
+WRITE_FORMATS = {
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".aif": ("AIFF", "PCM_16"),
+    ".aiff": ("AIFF", "PCM_16"),
+    ".au": ("AU", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".opus": ("OGG", "OPUS"),
+    ".mp3": ("MP3", "MPEG_LAYER_III"),
+}
+MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; a header that says anything else is broken, and resampling it explodes
+
+_BLOCK = 1 << 20  # samples, all channels counted, decoded at a time
+_LOWPASS_WIDTH, _ROLLOFF = 6, 0.99  # the defaults of torchaudio.functional.resample
+_MAX_KERNEL = 1 << 21  # taps; above it torchaudio's kernel table (one row per phase) costs more than the audio
+_STREAMED = 0x7FFF_F000  # RIFF data sizes from here up mean "written to a pipe, length unknown" (sox, ffmpeg)
+_W64_GUID = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
+
+
+class AudioFileError(ValueError):
+    """A file that gives no usable audio. The message is one line that starts with the name of the file."""
+
+
+def load_audio(
+    source: "str | os.PathLike | bytes | BinaryIO",
+    sampling_rate: int = 16_000,
+    start: float | None = None,
+    stop: float | None = None,
+    name: str | None = None,
+) -> torch.Tensor:
+    """
+    Reads an audio file as mono at the wanted rate.
+
+    Channels are averaged; other rates are resampled as `torchaudio.functional.resample` does. Reading is by libsndfile
+    (wav, flac, ogg, opus, mp3, aiff, au, caf, w64 ...), told by content and never by suffix. MP4/M4A, AAC, Matroska,
+    ASF and AMR files, which libsndfile cannot read, go to torchcodec where that is installed.
+
+    Args:
+        source (`str`, `os.PathLike`, `bytes` or binary file): The file, its content, or an open binary file.
+        sampling_rate (`int`, *optional*, defaults to 16000): Rate of the result in Hz.
+        start (`float`, *optional*): First second wanted; the file is sought, not decoded from the beginning.
+        stop (`float`, *optional*): Second to stop before; past the end of the file it means the end.
+        name (`str`, *optional*): What to call `bytes` or a nameless file in errors.
+
+    Returns:
+        `torch.Tensor` `[1, T]`, float32. With `start` and `stop` it is the slice
+        `[:, round(start * sampling_rate):round(stop * sampling_rate)]` of the whole file's waveform.
+
+    Raises:
+        `AudioFileError`: the file is missing, unreadable, empty, not audio, truncated (shorter than its header
+            declares), of zero length, or holds NaN or infinite samples; or `start` lies past its end.
+        `ValueError`: `sampling_rate`, `start` or `stop` is out of range.
+    """
+    _check_rate(sampling_rate)
+    if start is not None and not (math.isfinite(start) and start >= 0):
+        raise ValueError(f"`start` must be seconds >= 0, got {start!r}")
+    if stop is not None and not (math.isfinite(stop) and stop > (start or 0.0)):
+        raise ValueError(f"`stop` must be seconds > `start` ({start or 0.0}), got {stop!r}")
+
+    with _opened(source, name) as (file, label):
+        head = file.read(64)
+        if not head:
+            raise AudioFileError(f"{label}: empty file")
+        _check_complete(file, label)
+        if _is_for_torchcodec(head):
+            waveform, rate, begin = _decode_with_torchcodec(file, label)
+            total = len(waveform)
+        else:
+            waveform, rate, begin, total = _decode_with_soundfile(file, label, sampling_rate, start, stop)
+    if total == 0:
+        raise AudioFileError(f"{label}: no samples")
+
+    first = round((start or 0.0) * sampling_rate)
+    last = -(-total * sampling_rate // rate) if stop is None else round(stop * sampling_rate)
+    if first * rate >= total * sampling_rate:
+        raise AudioFileError(f"{label}: `start` = {start} s lies past its end ({total / rate:.3f} s)")
+    offset = begin * sampling_rate // rate
+    waveform = resample(torch.from_numpy(waveform), rate, sampling_rate)[first - offset : last - offset]
+    if waveform.numel() == 0:
+        raise AudioFileError(f"{label}: no samples between {start or 0.0} s and {stop} s")
+    if not torch.isfinite(waveform).all():
+        raise AudioFileError(f"{label}: NaN or infinite samples")
+    return waveform[None]
+
+
+def resample(waveform: torch.Tensor, orig_rate: int, new_rate: int) -> torch.Tensor:
+    """
+    Resamples `[..., T]` to `[..., ceil(T * new_rate / orig_rate)]` as `torchaudio.functional.resample` does.
+
+    Pairs of rates with a small common divisor (22051 to 16000 Hz) would cost torchaudio gigabytes for one kernel per
+    phase; for them the same windowed sinc is evaluated sample by sample.
+
+    Raises:
+        `ValueError`: a rate is out of range.
+    """
+    _check_rate(orig_rate, "orig_rate")
+    _check_rate(new_rate, "new_rate")
+    divisor = math.gcd(orig_rate, new_rate)
+    orig, new = orig_rate // divisor, new_rate // divisor
+    if orig == new:
+        return waveform
+    if new * (orig + 2 * _half_width(orig, new)) <= _MAX_KERNEL:
+        return torchaudio.functional.resample(
+            waveform, orig_rate, new_rate, lowpass_filter_width=_LOWPASS_WIDTH, rolloff=_ROLLOFF
+        )
+    return _resample_by_sample(waveform, orig, new)
+
+
+def write_audio(path: "str | os.PathLike", waveform: "torch.Tensor | np.ndarray", sampling_rate: int) -> None:
+    """
+    Writes a mono waveform, all of it or nothing: a temporary file beside `path` is moved into place at the end.
+
+    The suffix gives the format (`WRITE_FORMATS`). Lossless ones hold 16-bit PCM: samples outside -1..1 are clipped,
+    and `load_audio` gives back what was written to within half a step (2^-16).
+
+    Args:
+        path (`str` or `os.PathLike`): File to write or replace; its folder must exist.
+        waveform (`torch.Tensor` or `np.ndarray`): `[T]` or `[1, T]`, floating point in -1..1, or int16.
+        sampling_rate (`int`): Rate in Hz.
+
+    Raises:
+        `ValueError`: an argument is unusable (unknown suffix, wrong rank or dtype, no, NaN or infinite samples, a rate
+            the format does not have).
+        `AudioFileError`: the file cannot be written.
+    """
+    path = Path(path)
+    _check_rate(sampling_rate)
+    if path.suffix.lower() not in WRITE_FORMATS:
+        raise ValueError(f"`path` must end in one of {sorted(WRITE_FORMATS)}, got {str(path)!r}")
+    container, subtype = WRITE_FORMATS[path.suffix.lower()]
+    if not soundfile.check_format(container, subtype):
+        raise ValueError(f"`path`: this libsndfile cannot write {container}/{subtype}, got {str(path)!r}")
+    samples = _as_int16(waveform)
+
+    temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
+    try:
+        with (
+            open(temporary, "xb") as file,
+            soundfile.SoundFile(file, "w", sampling_rate, 1, subtype=subtype, format=container) as sound,
+        ):
+            # in blocks: libsndfile's Vorbis encoder overflows the stack on minutes of audio at once
+            for begin in range(0, len(samples), _BLOCK):
+                sound.write(samples[begin : begin + _BLOCK])
+        os.replace(temporary, path)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise AudioFileError(f"{path}: cannot be written at {sampling_rate} Hz ({_reason(error)})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def audio_files(folder: "str | os.PathLike") -> list[Path]:
+    """
+    Lists the files below a folder, at any depth, whose suffix is in `AUDIO_SUFFIXES` (case does not matter), sorted.
+
+    Hidden files and folders (name starting with a dot) are left out.
+
+    Raises:
+        `AudioFileError`: `folder` is not a folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise AudioFileError(f"{folder}: not a folder")
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in AUDIO_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+
+
+def _check_rate(rate: int, argument: str = "sampling_rate") -> None:
+    if isinstance(rate, bool) or not isinstance(rate, int | np.integer) or not MIN_RATE <= rate <= MAX_RATE:
+        raise ValueError(f"`{argument}` must be an integer of {MIN_RATE} to {MAX_RATE} Hz, got {rate!r}")
+
+
+def _reason(error: Exception) -> str:
+    """The cause alone, in one line: no path, which the caller names, and no repr of a file object."""
+    text = getattr(error, "strerror", None) or getattr(error, "error_string", None) or str(error)
+    return " ".join(text.split()).removeprefix("Error : ").rstrip(".") or type(error).__name__
+
+
+@contextmanager
+def _opened(source: "str | os.PathLike | bytes | BinaryIO", name: str | None) -> Iterator[tuple[BinaryIO, str]]:
+    """Yields a seekable binary file at its start, and what to call it."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        yield io.BytesIO(source), name or "<bytes>"
+    elif isinstance(source, str | os.PathLike):
+        label = name or os.fspath(source)
+        try:
+            file = open(source, "rb")  # noqa: SIM115
+        except FileNotFoundError as error:
+            raise AudioFileError(f"{label}: no such file") from error
+        except IsADirectoryError as error:
+            raise AudioFileError(f"{label}: a folder, not a file") from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+            raise AudioFileError(f"{label}: cannot be opened ({_reason(error)})") from error
+        with file:
+            if file.seekable():
+                yield file, label
+            else:
+                yield io.BytesIO(file.read()), label
+    elif hasattr(source, "read"):
+        label = name or str(getattr(source, "name", "<file>"))
+        seekable = source.seekable() if hasattr(source, "seekable") else False
+        file = source if seekable else io.BytesIO(source.read())
+        file.seek(0)
+        yield file, label
+    else:
+        raise ValueError(f"`source` must be a path, bytes or a binary file, got {type(source).__name__}")
+
+
+def _check_complete(file: BinaryIO, label: str) -> None:
+    """Compares what the container declares with the bytes there are: libsndfile quietly reads what is left."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    magic = file.read(4)
+    if magic in (b"RIFF", b"RIFX", b"RF64"):
+        end = _riff_end(file, "big" if magic == b"RIFX" else "little")
+    elif magic == b"FORM":
+        end = _chunk_end(file, 12, b"SSND", "big")
+    elif magic == b"riff":
+        end = _w64_end(file)
+    elif magic == b".snd":
+        header = int.from_bytes(file.read(4), "big")
+        length = int.from_bytes(file.read(4), "big")
+        end = 0 if length == 0xFFFF_FFFF else header + length
+    elif magic == b"OggS":
+        end = _ogg_end(file, size)
+    else:  # FLAC and CAF are caught while decoding; MP3 as far as its header says how long it is
+        end = 0
+    file.seek(0)
+    if end > size:
+        raise AudioFileError(f"{label}: truncated ({size} bytes, its header declares at least {end})")
+
+
+def _chunk_end(file: BinaryIO, position: int, wanted: bytes, order: str) -> int:
+    """Where the chunk `wanted` ends as declared; 0 if the file has none (libsndfile has its own words for that)."""
+    while True:
+        file.seek(position)
+        header = file.read(8)
+        if len(header) < 8:
+            return 0
+        length = int.from_bytes(header[4:], order)
+        if header[:4] == wanted:
+            return position + 8 + length
+        position += 8 + length + length % 2
+
+
+def _riff_end(file: BinaryIO, order: str) -> int:
+    file.seek(12)
+    if file.read(4) == b"ds64":  # RF64: the true size of the data chunk is here
+        file.seek(28)
+        length = int.from_bytes(file.read(8), "little")
+        position = _chunk_end(file, 12, b"data", order) - 0xFFFF_FFFF
+        return position + length if position > 0 else 0
+    end = _chunk_end(file, 12, b"data", order)
+    return 0 if end >= _STREAMED else end
+
+
+def _w64_end(file: BinaryIO) -> int:
+    position = 40
+    while True:
+        file.seek(position)
+        header = file.read(24)
+        length = int.from_bytes(header[16:], "little")  # counts its own header
+        if len(header) < 24 or length < 24:
+            return 0
+        if header[:16] == b"data" + _W64_GUID:
+            return position + length
+        position += length + -length % 8
+
+
+def _ogg_end(file: BinaryIO, size: int) -> int:
+    """Where the last page ends: Ogg declares no length, but a cut nearly always falls inside a page."""
+    window = min(size, 1 << 17)  # a page has at most 65307 bytes
+    file.seek(size - window)
+    tail = file.read(window)
+    start = tail.rfind(b"OggS")
+    page = tail[start:]
+    if start < 0 or len(page) < 27 or len(page) < 27 + page[26]:
+        return size + 1
+    return size - len(page) + 27 + page[26] + sum(page[27 : 27 + page[26]])
+
+
+def _is_for_torchcodec(head: bytes) -> bool:
+    """Containers that FFmpeg is let near: it would take some of anything for audio, and playlists lead elsewhere."""
+    adts = len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0
+    return (
+        adts
+        or head[4:8] == b"ftyp"
+        or head.startswith((b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"#!AMR", b"ADIF"))
+    )
+
+
+def _decode_with_torchcodec(file: BinaryIO, label: str) -> tuple[np.ndarray, int, int]:
+    """Returns the whole file as mono `[T]`, its rate, and 0, the index of its first sample."""
+    try:
+        from torchcodec.decoders import AudioDecoder
+    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: torchcodec is there, FFmpeg is not
+        raise AudioFileError(f"{label}: libsndfile does not read this format; torchcodec would") from error
+    try:
+        decoder = AudioDecoder(file.read())
+        samples = decoder.get_all_samples()
+    except Exception as error:  # torchcodec raises ValueError, RuntimeError and IndexError, undocumented
+        raise AudioFileError(f"{label}: not audio, or damaged") from error
+    declared = decoder.metadata.duration_seconds_from_header
+    waveform = samples.data.mean(0).numpy()
+    # a tenth of a second: durations in headers count encoder delay and whole frames
+    if declared is not None and len(waveform) / samples.sample_rate < declared - 0.1:
+        raise AudioFileError(
+            f"{label}: truncated ({len(waveform) / samples.sample_rate:.3f} s of the {declared:.3f} s it declares)"
+        )
+    _check_file_rate(samples.sample_rate, label)
+    return waveform, samples.sample_rate, 0
+
+
+def _decode_with_soundfile(
+    file: BinaryIO, label: str, sampling_rate: int, start: float | None, stop: float | None
+) -> tuple[np.ndarray, int, int, int]:
+    """Returns mono `[T]` around the wanted part, its rate, the index of its first sample and the file's length."""
+    try:
+        with soundfile.SoundFile(io.BufferedReader(file) if isinstance(file, io.RawIOBase) else file) as sound:
+            rate = sound.samplerate
+            _check_file_rate(rate, label)
+            begin, end = _source_range(rate, sampling_rate, start, stop)
+            if start is not None and begin < sound.frames:
+                sound.seek(begin)
+            elif start is not None:
+                return np.zeros(0, np.float32), rate, 0, sound.frames
+            blocks, count, wanted = [], 0, math.inf if end is None else end - begin
+            while count < wanted:
+                block = sound.read(
+                    int(min(max(_BLOCK // sound.channels, 1), wanted - count)), dtype="float32", always_2d=True
+                )
+                if len(block) == 0:
+                    break
+                blocks.append(block.mean(1) if sound.channels > 1 else block[:, 0])
+                count += len(block)
+            total = sound.frames
+            # without a Xing header an MP3's length is an estimate; with one it may be off by the encoder's padding
+            slack = (math.inf if not _has_xing(file) else 2304) if sound.format in ("MP3", "MPEG") else 0
+    except soundfile.SoundFileError as error:
+        raise AudioFileError(f"{label}: not audio, or damaged ({_reason(error)})") from error
+    if begin + count < min(total, math.inf if end is None else end) - slack:
+        raise AudioFileError(f"{label}: truncated ({begin + count} of {total} declared samples)")
+    waveform = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    return waveform, rate, begin, total if end is not None and count == wanted else begin + count
+
+
+def _has_xing(file: BinaryIO) -> bool:
+    file.seek(0)
+    head = file.read(10)
+    size = 0
+    if head[:3] == b"ID3":
+        size = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
+    file.seek(size)
+    frame = file.read(256)
+    return b"Xing" in frame or b"Info" in frame
+
+
+def _check_file_rate(rate: int, label: str) -> None:
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise AudioFileError(f"{label}: declares {rate} Hz; {MIN_RATE} to {MAX_RATE} are read")
+
+
+def _half_width(orig: int, new: int) -> int:
+    """Reach of the resampling filter to either side, in source samples; `orig` and `new` have no common divisor."""
+    return math.ceil(_LOWPASS_WIDTH * orig / (min(orig, new) * _ROLLOFF))
+
+
+def _source_range(rate: int, sampling_rate: int, start: float | None, stop: float | None) -> tuple[int, int | None]:
+    """Source samples that the crop depends on; the first falls on a sample of both rates, so that phases agree."""
+    divisor = math.gcd(rate, sampling_rate)
+    orig, new = rate // divisor, sampling_rate // divisor
+    margin = 0 if orig == new else _half_width(orig, new) + 1
+    first = round((start or 0.0) * sampling_rate) * orig // new
+    begin = max(first - margin, 0) // orig * orig
+    end = None if stop is None else -(-round(stop * sampling_rate) * orig // new) + margin
+    return begin, end
+
+
+def _resample_by_sample(waveform: torch.Tensor, orig: int, new: int) -> torch.Tensor:
+    """The windowed sinc of torchaudio, `[..., T]` to `[..., ceil(T * new / orig)]`, with no table of phases."""
+    base = min(orig, new) * _ROLLOFF
+    half = _half_width(orig, new)
+    length = waveform.shape[-1]
+    padded = torch.nn.functional.pad(waveform, (half, half + 1))
+    taps = torch.arange(-half, half + 2)  # [K]
+    pieces = []
+    for indices in torch.arange(-(-length * new // orig)).split(8192):
+        whole = indices * orig // new  # source sample at or before each output sample
+        phase = (indices * orig % new).double() / new
+        time = (taps - phase[:, None]) * (base / orig)  # [N, K] in lobes
+        time = time.clamp(-_LOWPASS_WIDTH, _LOWPASS_WIDTH)
+        kernel = torch.sinc(time) * torch.cos(time * (math.pi / _LOWPASS_WIDTH / 2)) ** 2 * (base / orig)
+        # the last taps reach one past the padding when phase is 0, where their weight is 0
+        gathered = padded[..., (whole[:, None] + taps + half).clamp(max=padded.shape[-1] - 1)]
+        pieces.append((gathered * kernel.to(waveform.dtype)).sum(-1))
+    return torch.cat(pieces, -1) if pieces else waveform
+
+
+def _as_int16(waveform: "torch.Tensor | np.ndarray") -> np.ndarray:
+    """Checks a waveform to be written; returns it as int16 `[T]`."""
+    samples = waveform.detach().cpu() if isinstance(waveform, torch.Tensor) else waveform
+    if isinstance(samples, torch.Tensor):
+        samples = (samples.float() if samples.dtype == torch.bfloat16 else samples).numpy()
+    if not isinstance(samples, np.ndarray):
+        raise ValueError(f"`waveform` must be a tensor or an array, got {type(waveform).__name__}")
+    if samples.ndim == 2 and samples.shape[0] == 1:
+        samples = samples[0]
+    if samples.ndim != 1:
+        raise ValueError(f"`waveform` must have shape [T] or [1, T], got {list(samples.shape)}")
+    if samples.size == 0:
+        raise ValueError("`waveform` has no samples")
+    if samples.dtype == np.int16:
+        return samples
+    if not np.issubdtype(samples.dtype, np.floating):
+        raise ValueError(f"`waveform` must be floating point or int16, got {samples.dtype}")
+    if not np.isfinite(samples).all():
+        raise ValueError("`waveform` has NaN or infinite samples")
+    return np.clip(np.round(samples.astype(np.float64) * 32768), -32768, 32767).astype(np.int16)

@@ -1,0 +1,139 @@
+"""Recipes: YAML files that say everything about a codec training run."""
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import yaml
+
+
+@dataclass
+class DataSource:
+    """Where clips come from: any Hub data set, Parquet files or audio folder that `datasets.load_dataset` takes."""
+
+    path: str
+    name: str | None = None
+    data_files: str | list[str] | None = None
+    data_dir: str | None = None
+    split: str = "train"
+    audio_column: str = "audio"
+    max_clips: int | None = None
+
+
+@dataclass
+class LossWeights:
+    """Weights of the terms of L_total (arXiv 2605.11098, Eq. for L_total; the paper states none of them)."""
+
+    mel: float = 15.0
+    adversarial: float = 1.0
+    feature: float = 2.0
+    commitment: float = 10.0
+    waveform: float = 0.0
+
+
+@dataclass
+class CodecRecipe:
+    """One training run. `model` and `discriminator` hold the keyword arguments of their configuration classes."""
+
+    name: str
+    model: dict
+    train: list[DataSource]
+    validation: list[DataSource]
+    discriminator: dict | None = None
+    loss_weights: LossWeights = field(default_factory=LossWeights)
+    seed: int = 0
+    steps: int = 100_000
+    batch_size: int = 16
+    crop_seconds: float = 3.0
+    gain_db: tuple[float, float] = (0.0, 0.0)
+    learning_rate: float = 2e-4
+    discriminator_learning_rate: float = 2e-4
+    betas: tuple[float, float] = (0.8, 0.99)
+    weight_decay: float = 0.01
+    warmup_steps: int = 0
+    final_learning_rate_ratio: float = 0.0
+    discriminator_start: int = 0
+    discriminator_every: int = 1
+    max_grad_norm: float = 1.0
+    mixed_precision: str = "no"
+    kmeans_batches: int = 16
+    weight_norm: bool = False
+    log_every: int = 50
+    evaluate_every: int = 2000
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+    evaluation_clips: int = 16
+    max_nonfinite_steps: int = 20
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+def _build(cls, values: dict, where: str):
+    known = {f.name for f in fields(cls)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"{where}: unknown key {unknown[0]!r}; known keys are {sorted(known)}")
+    return cls(**values)
+
+
+def _merge(base: dict, changes: dict) -> dict:
+    merged = dict(base)
+    for key, value in changes.items():
+        both_dicts = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both_dicts else value
+    return merged
+
+
+def _read_yaml(path: Path) -> dict:
+    """A recipe may start from another: `base: other.yaml` (relative to itself) and then only what differs."""
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: a recipe must be a YAML mapping")
+    base = values.pop("base", None)
+    return values if base is None else _merge(_read_yaml(path.parent / base), values)
+
+
+def _set(values: dict, assignment: str):
+    key, equals, text = assignment.partition("=")
+    if not equals:
+        raise ValueError(f"`--set` takes key=value, got {assignment!r}")
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+    values[last] = yaml.safe_load(text)
+
+
+def _data_source(values: dict, data_root: str, where: str) -> DataSource:
+    source = _build(DataSource, values, where)
+    for name in ("path", "data_dir"):
+        if getattr(source, name) is not None:
+            setattr(source, name, getattr(source, name).format(data_root=data_root))
+    if source.data_files is not None:
+        files = [source.data_files] if isinstance(source.data_files, str) else source.data_files
+        source.data_files = [file.format(data_root=data_root) for file in files]
+    return source
+
+
+def load_recipe(path: str | Path, data_root: str = "data", overrides: list[str] = ()) -> CodecRecipe:
+    """
+    Reads a recipe.
+
+    Args:
+        path: The YAML file.
+        data_root: Replaces `{data_root}` in the data paths.
+        overrides: `key=value` strings, dots for nested keys, values in YAML: `["steps=100", "model.hidden_size=64"]`.
+
+    Raises:
+        ValueError: naming the file and the key that is unknown.
+    """
+    path = Path(path)
+    values = _read_yaml(path)
+    for assignment in overrides:
+        _set(values, assignment)
+    for split in ("train", "validation"):
+        values[split] = [_data_source(v, data_root, f"{path}: {split}") for v in values.get(split, [])]
+    values["loss_weights"] = _build(LossWeights, values.get("loss_weights", {}), f"{path}: loss_weights")
+    for name in ("gain_db", "betas"):
+        if name in values:
+            values[name] = tuple(values[name])
+    return _build(CodecRecipe, values, str(path))

@@ -1,0 +1,265 @@
+"""
+Trains the codec.
+
+    accelerate launch training/train_codec.py --recipe training/recipes/codec/affectcodec-mini.yaml \
+        --data-root data --output-dir runs/affectcodec-mini
+
+`--resume` goes on from the last checkpoint in the output folder, bit for bit on a CPU. `--set key=value` changes a value of
+the recipe. The result is `OUTPUT/model` and `OUTPUT/discriminator`, both for `from_pretrained`, with `log.jsonl`,
+`loss_curves.png` and the samples of every evaluation beside them.
+"""
+
+import argparse
+import json
+import shutil
+import time
+from pathlib import Path
+
+import torch
+import yaml
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.logging import get_logger
+from accelerate.utils import set_seed
+from codec_evaluation import draw_loss_curves, evaluate
+from codec_steps import CodecTrainer, TrainProgress, codebook_statistics, train_step
+from hf_affectcodec import (
+    AffectCodecConfig,
+    AffectCodecDiscriminator,
+    AffectCodecDiscriminatorConfig,
+    AffectCodecFeatureExtractor,
+    AffectCodecModel,
+)
+from hf_affectcodec.data.clips import RandomCrops, load_clips
+from recipe import load_recipe
+from tqdm.auto import tqdm
+
+
+logger = get_logger(__name__)
+COLLAPSED_USAGE = 0.2
+
+
+def parse_arguments(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", required=True, type=Path)
+    parser.add_argument("--output-dir", required=True, type=Path)
+    parser.add_argument("--data-root", default="data", help="replaces {data_root} in the recipe's data paths")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the recipe")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output-dir")
+    parser.add_argument("--max-minutes", type=float, default=None, help="write a checkpoint and stop after this time")
+    parser.add_argument("--report-to", nargs="*", default=[], choices=["trackio", "tensorboard"])
+    return parser.parse_args(arguments)
+
+
+def build_trainer(recipe, report_to, output_dir) -> CodecTrainer:
+    accelerator = Accelerator(
+        mixed_precision=recipe.mixed_precision,
+        log_with=report_to or None,
+        project_dir=str(output_dir),
+        # Codebooks are kept equal by their own all-reduce; broadcasting rank 0's would throw the other ranks' away.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    set_seed(recipe.seed)
+    model = AffectCodecModel(AffectCodecConfig(**recipe.model))
+    if recipe.weight_norm:
+        model.apply_weight_norm()
+    optimizer = _adamw(model, recipe.learning_rate, recipe)
+    discriminator = discriminator_optimizer = None
+    if recipe.discriminator is not None:
+        discriminator = AffectCodecDiscriminator(AffectCodecDiscriminatorConfig(**recipe.discriminator))
+        discriminator.apply_weight_norm()
+        discriminator_optimizer = _adamw(discriminator, recipe.discriminator_learning_rate, recipe)
+        discriminator, discriminator_optimizer = accelerator.prepare(discriminator, discriminator_optimizer)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    progress = TrainProgress()
+    accelerator.register_for_checkpointing(progress)
+    # Ranks start from one seed so that their weights agree; from here on each draws its own dropout.
+    torch.manual_seed(recipe.seed + 1 + accelerator.process_index)
+    config = accelerator.unwrap_model(model).config
+    counts = torch.zeros(config.num_quantizers, config.codebook_size, dtype=torch.long)
+    return CodecTrainer(
+        accelerator, recipe, model, optimizer, discriminator, discriminator_optimizer, progress, counts
+    )
+
+
+def _adamw(module, learning_rate, recipe):
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    return torch.optim.AdamW(parameters, lr=learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True)
+
+
+def load_data(sources, sampling_rate):
+    clips = []
+    for source in sources:
+        clips += load_clips(
+            source.path,
+            name=source.name,
+            data_files=source.data_files,
+            data_dir=source.data_dir,
+            split=source.split,
+            audio_column=source.audio_column,
+            sampling_rate=sampling_rate,
+            max_clips=source.max_clips,
+        )
+    return clips
+
+
+@torch.no_grad()
+def start_codebooks(trainer: CodecTrainer, crops):
+    """k-means of every codebook on the latents of `kmeans_batches` batches, long before one batch could hold enough."""
+    model = trainer.accelerator.unwrap_model(trainer.model).eval()
+    latents = []
+    for step in range(trainer.recipe.kmeans_batches):
+        batch = to_device(crops(step), trainer.accelerator.device)
+        with trainer.accelerator.autocast():
+            outputs = model.encode(batch["input_values"], padding_mask=batch["padding_mask"])
+        latents.append(outputs.latents.float()[outputs.audio_codes_mask])
+    model.quantizer.initialize(torch.cat(latents))
+
+
+def to_device(batch, device):
+    return {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted(path for path in output_dir.glob("checkpoint-*") if path.suffix != ".part")
+
+
+def save_checkpoint(trainer: CodecTrainer, output_dir: Path):
+    """Everything that `--resume` needs; under a temporary name until it is whole."""
+    target = output_dir / f"checkpoint-{trainer.progress.step:08d}"
+    part = target.with_suffix(".part")
+    trainer.accelerator.save_state(str(part))
+    trainer.accelerator.wait_for_everyone()
+    if trainer.accelerator.is_main_process:
+        shutil.rmtree(target, ignore_errors=True)
+        part.rename(target)
+        for old in checkpoints(output_dir)[: -trainer.recipe.keep_checkpoints]:
+            shutil.rmtree(old)
+    trainer.accelerator.wait_for_everyone()
+
+
+def save_models(trainer: CodecTrainer, output_dir: Path):
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.recipe.weight_norm:
+        model.remove_weight_norm()
+    model.save_pretrained(output_dir / "model")
+    extractor = AffectCodecFeatureExtractor(sampling_rate=model.config.sampling_rate, hop_length=model.hop_length)
+    extractor.save_pretrained(output_dir / "model")
+    if trainer.discriminator is not None:
+        trainer.accelerator.unwrap_model(trainer.discriminator).save_pretrained(output_dir / "discriminator")
+
+
+class RunLog:
+    """Means over `log_every` steps, to `log.jsonl` and to the trackers; main process only."""
+
+    def __init__(self, trainer: CodecTrainer, path: Path):
+        self.trainer, self.path = trainer, path
+        self.sums, self.counts, self.since = {}, {}, time.monotonic()
+
+    def add(self, scalars: dict[str, float]):
+        for name, value in scalars.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def write(self):
+        row = {name: total / self.counts[name] for name, total in self.sums.items()}
+        counts = self.trainer.accelerator.reduce(self.trainer.code_counts.to(self.trainer.accelerator.device)).cpu()
+        statistics = codebook_statistics(counts)
+        row |= {"usage_min": min(statistics["usage"]), "perplexity_min": min(statistics["perplexity"])}
+        row |= {f"perplexity_{q}": value for q, value in enumerate(statistics["perplexity"])}
+        row |= {f"usage_{q}": value for q, value in enumerate(statistics["usage"])}
+        row["seconds"] = time.monotonic() - self.since
+        row["nonfinite_steps"] = self.trainer.progress.nonfinite_steps
+        for layer, usage in enumerate(statistics["usage"]):
+            if usage < COLLAPSED_USAGE:
+                logger.warning(f"codebook {layer} has collapsed: {usage:.1%} of its entries in use")
+        self.emit(row)
+        self.sums, self.counts, self.since = {}, {}, time.monotonic()
+        self.trainer.code_counts.zero_()
+
+    def emit(self, row: dict):
+        step = self.trainer.progress.step
+        self.trainer.accelerator.log(row, step=step)
+        if self.trainer.accelerator.is_main_process:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **row}) + "\n")
+
+
+def run_evaluation(trainer: CodecTrainer, log: RunLog, waveforms, output_dir: Path):
+    if trainer.accelerator.is_main_process:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        folder = output_dir / "samples" / f"{trainer.progress.step:08d}"
+        results = evaluate(model, waveforms, model.config.sampling_rate, folder)
+        log.emit({f"validation_{k}": min(v) if isinstance(v, list) else v for k, v in results.items()})
+    trainer.accelerator.wait_for_everyone()
+
+
+def train(trainer: CodecTrainer, crops, waveforms, output_dir: Path, max_minutes: float | None):
+    """Steps until the recipe's end, or until the time is up; returns whether the end was reached."""
+    recipe, progress, started = trainer.recipe, trainer.progress, time.monotonic()
+    log = RunLog(trainer, output_dir / "log.jsonl")
+    bar = tqdm(
+        initial=progress.step, total=recipe.steps, unit="step", disable=not trainer.accelerator.is_main_process, mininterval=5
+    )
+    while progress.step < recipe.steps:
+        scalars = train_step(trainer, to_device(crops(progress.step), trainer.accelerator.device))
+        log.add(scalars)
+        bar.update()
+        if progress.step % recipe.log_every == 0:
+            bar.set_postfix(mel=f"{scalars['mel']:.3f}", refresh=False)
+            log.write()
+        last = progress.step == recipe.steps
+        if waveforms and (progress.step % recipe.evaluate_every == 0 or last):
+            run_evaluation(trainer, log, waveforms, output_dir)
+        # Rank 0's clock decides for all, else ranks would part.
+        spent = torch.tensor([time.monotonic() - started], device=trainer.accelerator.device)
+        stop = max_minutes is not None and float(trainer.accelerator.gather(spent)[0]) > 60 * max_minutes
+        if progress.step % recipe.checkpoint_every == 0 or last or stop:
+            save_checkpoint(trainer, output_dir)
+        if stop:
+            break
+    bar.close()
+    return progress.step >= recipe.steps
+
+
+def main(arguments=None):
+    args = parse_arguments(arguments)
+    recipe = load_recipe(args.recipe, args.data_root, args.set)
+    found = checkpoints(args.output_dir)
+    if found and not args.resume:
+        raise SystemExit(f"--output-dir {args.output_dir} holds checkpoints; add --resume or name another folder")
+    if args.resume and not found:
+        raise SystemExit(f"--resume: no checkpoint in {args.output_dir}")
+    trainer = build_trainer(recipe, args.report_to, args.output_dir)
+    if trainer.accelerator.is_main_process:
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+        (args.output_dir / "recipe.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(recipe.to_dict()))), encoding="utf-8")
+    trainer.accelerator.init_trackers("affectcodec", config={"recipe": recipe.name, "seed": recipe.seed})
+    config = trainer.accelerator.unwrap_model(trainer.model).config
+    crops = RandomCrops(
+        load_data(recipe.train, config.sampling_rate),
+        crop_samples=round(recipe.crop_seconds * config.sampling_rate),
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        rank=trainer.accelerator.process_index,
+        world_size=trainer.accelerator.num_processes,
+        gain_db=recipe.gain_db,
+    )
+    waveforms = [
+        clip.waveform for clip in load_data(recipe.validation, config.sampling_rate)[: recipe.evaluation_clips]
+    ]
+    if args.resume:
+        trainer.accelerator.load_state(str(found[-1]))
+        logger.info(f"resumed {found[-1]} at step {trainer.progress.step}")
+    else:
+        start_codebooks(trainer, crops)
+    finished = train(trainer, crops, waveforms, args.output_dir, args.max_minutes)
+    trainer.accelerator.end_training()
+    if trainer.accelerator.is_main_process:
+        if finished:
+            save_models(trainer, args.output_dir)
+        draw_loss_curves(args.output_dir / "log.jsonl", args.output_dir / "loss_curves.png")
+
+
+if __name__ == "__main__":
+    main()
