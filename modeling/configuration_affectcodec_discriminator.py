@@ -108,6 +108,10 @@ class AffectCodecDiscriminatorConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` must be two integers (frames, bins), got {getattr(self, name)}.")
         if any(kernel_size % 2 == 0 for kernel_size in self.stft_kernel_size):
             raise ValueError(f"`stft_kernel_size` must hold odd integers, got {self.stft_kernel_size}.")
+        if self.period_kernel_size % 2 == 0:
+            raise ValueError(f"`period_kernel_size` must be odd, got {self.period_kernel_size}.")
+        if any(kernel_size % 2 == 0 for kernel_size in self.scale_kernel_sizes):
+            raise ValueError(f"`scale_kernel_sizes` must hold odd integers, got {self.scale_kernel_sizes}.")
         if self.periods and not self.period_channels:
             raise ValueError("`period_channels` must not be empty where `periods` is not.")
         if self.num_scales and not self.scale_channels:

@@ -3,10 +3,6 @@
 import numpy as np
 import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
-from transformers.utils import logging
-
-
-logger = logging.get_logger(__name__)
 
 
 class AffectCodecFeatureExtractor(SequenceFeatureExtractor):
@@ -34,7 +30,14 @@ class AffectCodecFeatureExtractor(SequenceFeatureExtractor):
         self.hop_length = hop_length
 
     def _waveform(self, audio, name: str) -> np.ndarray:
-        values = audio.detach().cpu().numpy() if isinstance(audio, torch.Tensor) else np.asarray(audio)
+        if isinstance(audio, torch.Tensor):
+            audio = audio.detach().cpu()
+            values = (audio.float() if audio.dtype == torch.bfloat16 else audio).numpy()
+        else:
+            try:
+                values = np.asarray(audio)
+            except ValueError as error:  # rows of unequal length
+                raise ValueError(f"`{name}` must be mono, of shape (samples,) or (1, samples)") from error
         if values.ndim == 2 and values.shape[0] == 1:
             values = values[0]
         if values.ndim != 1:
@@ -45,9 +48,11 @@ class AffectCodecFeatureExtractor(SequenceFeatureExtractor):
             )
         if len(values) < self.hop_length:
             raise ValueError(f"`{name}` has {len(values)} samples, fewer than one frame ({self.hop_length})")
+        with np.errstate(over="ignore"):
+            values = values.astype(np.float32)
         if not np.isfinite(values).all():
             raise ValueError(f"`{name}` holds NaN or infinite samples")
-        return values.astype(np.float32)
+        return values
 
     def __call__(
         self,
@@ -62,7 +67,7 @@ class AffectCodecFeatureExtractor(SequenceFeatureExtractor):
         Args:
             audio (`np.ndarray`, `torch.Tensor`, `list[float]`, or a list of these):
                 One waveform of shape `(samples,)` or `(1, samples)`, or a list of them; floating point in [-1, 1].
-            sampling_rate (`int`, *optional*): Rate of `audio` in Hz; must equal the extractor's. Absent: a warning.
+            sampling_rate (`int`): Rate of `audio` in Hz; must be given, and equal the extractor's.
             padding (`bool` or `str`, *optional*, defaults to `True`):
                 `True` / `"longest"`, `"max_length"`, or `False`.
             truncation (`bool`, *optional*, defaults to `False`): Cut clips at `max_length`.
@@ -76,12 +81,9 @@ class AffectCodecFeatureExtractor(SequenceFeatureExtractor):
             ValueError: naming the argument that is malformed.
         """
         if sampling_rate is None:
-            logger.warning(
-                "`sampling_rate` was not given; audio at another rate than %d Hz gives wrong codes without an error.",
-                self.sampling_rate,
-            )
-        elif sampling_rate != self.sampling_rate:
-            raise ValueError(f"`sampling_rate` must be {self.sampling_rate} Hz, got {sampling_rate}; resample first")
+            raise ValueError("`sampling_rate` is required: the rate of `audio` in Hz (another rate gives wrong codes)")
+        if sampling_rate != self.sampling_rate:
+            raise ValueError(f"`sampling_rate` must be {self.sampling_rate} Hz, got {sampling_rate!r}; resample first")
         is_batch = isinstance(audio, (list, tuple)) and not (len(audio) > 0 and isinstance(audio[0], (int, float)))
         clips = list(audio) if is_batch else [audio]
         if not clips:

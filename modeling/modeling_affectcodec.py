@@ -176,7 +176,9 @@ class AffectCodecModel(AffectCodecPreTrainedModel):
             raise ValueError("`input_values` holds NaN or infinite samples")
         if padding_mask is None:
             return None
-        if padding_mask.dim() == 3:
+        if not isinstance(padding_mask, torch.Tensor):
+            raise ValueError(f"`padding_mask` must be a tensor, got {type(padding_mask).__name__}")
+        if padding_mask.dim() == 3 and padding_mask.shape[1] == 1:
             padding_mask = padding_mask[:, 0]
         if padding_mask.shape != (input_values.shape[0], input_values.shape[-1]):
             raise ValueError(
@@ -191,8 +193,12 @@ class AffectCodecModel(AffectCodecPreTrainedModel):
         return padding_mask
 
     def _check_num_quantizers(self, num_quantizers):
-        if num_quantizers is not None and not 1 <= num_quantizers <= self.config.num_quantizers:
-            raise ValueError(f"`num_quantizers` must lie in 1..{self.config.num_quantizers}, got {num_quantizers}")
+        if num_quantizers is None:
+            return
+        if type(num_quantizers) is not int or not 1 <= num_quantizers <= self.config.num_quantizers:
+            raise ValueError(
+                f"`num_quantizers` must be an integer in 1..{self.config.num_quantizers}, got {num_quantizers!r}"
+            )
 
     def _check_features(self, latents, features):
         for source, values in features.items():
@@ -200,8 +206,11 @@ class AffectCodecModel(AffectCodecPreTrainedModel):
                 raise ValueError(f"`{source}_features`: this model has no {source} guidance ({self.config.guidance_sources})")
             width = self.config.emotion_feature_size if source == "emotion" else self.config.semantic_feature_size
             expected = (*latents.shape[:2], width)
-            if tuple(values.shape) != expected:
-                raise ValueError(f"`{source}_features` must have shape {expected}, got {tuple(values.shape)}")
+            if not isinstance(values, torch.Tensor) or tuple(values.shape) != expected:
+                shape = tuple(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
+                raise ValueError(f"`{source}_features` must be a tensor of shape {expected}, got {shape}")
+            if not values.is_floating_point() or not torch.isfinite(values).all():
+                raise ValueError(f"`{source}_features` must be floating point, without NaN or infinite values")
 
     def _acoustic_latents(self, input_values, padding_mask):
         """Waveform -> z [B, F, D], frame mask [B, F], frame lengths [B] (`None` where nothing is padded)."""
@@ -301,10 +310,10 @@ class AffectCodecModel(AffectCodecPreTrainedModel):
         lengths = None
         if audio_codes_mask is None:
             audio_codes_mask = torch.ones(batch, frames, dtype=torch.bool, device=audio_codes.device)
-        elif audio_codes_mask.shape != (batch, frames):
-            raise ValueError(
-                f"`audio_codes_mask` must have shape {(batch, frames)}, got {tuple(audio_codes_mask.shape)}"
-            )
+        elif not isinstance(audio_codes_mask, torch.Tensor) or audio_codes_mask.shape != (batch, frames):
+            is_tensor = isinstance(audio_codes_mask, torch.Tensor)
+            found = tuple(audio_codes_mask.shape) if is_tensor else type(audio_codes_mask).__name__
+            raise ValueError(f"`audio_codes_mask` must be a tensor of shape {(batch, frames)}, got {found}")
         else:
             audio_codes_mask = audio_codes_mask.bool()
             if (audio_codes_mask[:, 1:] & ~audio_codes_mask[:, :-1]).any() or not audio_codes_mask[:, 0].all():

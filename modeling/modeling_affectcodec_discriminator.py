@@ -331,13 +331,16 @@ class AffectCodecDiscriminator(AffectCodecDiscriminatorPreTrainedModel):
         Saves as [`~transformers.PreTrainedModel.save_pretrained`] does, always without weight norm: a checkpoint of
         normalised parts would load as missing keys, that is with random weights.
         """
-        if not any(parametrize.is_parametrized(module) for module in self.modules()):
-            return super().save_pretrained(save_directory, **kwargs)
-        if kwargs.get("state_dict") is not None:
-            raise ValueError("`state_dict` must be left out, or `remove_weight_norm()` called first.")
-        folded = copy.deepcopy(self).eval()
-        folded.remove_weight_norm()
-        return folded.save_pretrained(save_directory, **kwargs)
+        normed = {name: m for name, m in self.named_modules() if parametrize.is_parametrized(m, "weight")}
+        if normed:
+            if kwargs.get("state_dict") is not None:
+                raise ValueError("`state_dict` must be left out, or `remove_weight_norm()` called first.")
+            state_dict = {name: value for name, value in self.state_dict().items() if ".parametrizations." not in name}
+            for name, module in normed.items():
+                # A copy in evaluation mode, so that saving does not move the singular vectors.
+                state_dict[f"{name}.weight"] = copy.deepcopy(module.parametrizations["weight"]).eval()().detach()
+            kwargs["state_dict"] = state_dict
+        super().save_pretrained(save_directory, **kwargs)
 
 
 __all__ = [

@@ -8,15 +8,12 @@ import yaml
 
 @dataclass
 class DataSource:
-    """Where clips come from: any Hub data set, Parquet files or audio folder that `datasets.load_dataset` takes."""
+    """Where clips come from; the arguments of [`hf_affectcodec.data.clips.load_clips`]."""
 
-    path: str
-    name: str | None = None
-    data_files: str | list[str] | None = None
-    data_dir: str | None = None
+    source: str | list[str]
     split: str = "train"
-    audio_column: str = "audio"
-    max_clips: int | None = None
+    column_map: dict[str, str] | None = None
+    config_name: str | None = None
 
 
 @dataclass
@@ -44,7 +41,7 @@ class CodecRecipe:
     steps: int = 100_000
     batch_size: int = 16
     crop_seconds: float = 3.0
-    gain_db: tuple[float, float] = (0.0, 0.0)
+    gain_db: tuple[float, float] | None = None
     learning_rate: float = 2e-4
     discriminator_learning_rate: float = 2e-4
     betas: tuple[float, float] = (0.8, 0.99)
@@ -55,6 +52,7 @@ class CodecRecipe:
     discriminator_every: int = 1
     max_grad_norm: float = 1.0
     mixed_precision: str = "no"
+    kmeans_steps: tuple[int, ...] = (0,)
     kmeans_batches: int = 16
     weight_norm: bool = False
     log_every: int = 50
@@ -105,12 +103,9 @@ def _set(values: dict, assignment: str):
 
 def _data_source(values: dict, data_root: str, where: str) -> DataSource:
     source = _build(DataSource, values, where)
-    for name in ("path", "data_dir"):
-        if getattr(source, name) is not None:
-            setattr(source, name, getattr(source, name).format(data_root=data_root))
-    if source.data_files is not None:
-        files = [source.data_files] if isinstance(source.data_files, str) else source.data_files
-        source.data_files = [file.format(data_root=data_root) for file in files]
+    names = [source.source] if isinstance(source.source, str) else source.source
+    names = [name.format(data_root=data_root) for name in names]
+    source.source = names[0] if len(names) == 1 else names
     return source
 
 
@@ -133,7 +128,7 @@ def load_recipe(path: str | Path, data_root: str = "data", overrides: list[str] 
     for split in ("train", "validation"):
         values[split] = [_data_source(v, data_root, f"{path}: {split}") for v in values.get(split, [])]
     values["loss_weights"] = _build(LossWeights, values.get("loss_weights", {}), f"{path}: loss_weights")
-    for name in ("gain_db", "betas"):
-        if name in values:
+    for name in ("gain_db", "betas", "kmeans_steps"):
+        if values.get(name) is not None:
             values[name] = tuple(values[name])
     return _build(CodecRecipe, values, str(path))

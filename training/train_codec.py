@@ -86,29 +86,28 @@ def _adamw(module, learning_rate, recipe):
     return torch.optim.AdamW(parameters, lr=learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True)
 
 
-def load_data(sources, sampling_rate):
-    clips = []
-    for source in sources:
-        clips += load_clips(
-            source.path,
-            name=source.name,
-            data_files=source.data_files,
-            data_dir=source.data_dir,
-            split=source.split,
-            audio_column=source.audio_column,
-            sampling_rate=sampling_rate,
-            max_clips=source.max_clips,
-        )
-    return clips
+def load_waveforms(sources, sampling_rate) -> list:
+    """The waveforms [T] int16 of all sources together."""
+    return [
+        waveform
+        for source in sources
+        for waveform in load_clips(
+            source.source, source.split, source.column_map, sampling_rate, source.config_name
+        ).waveforms
+    ]
 
 
 @torch.no_grad()
 def start_codebooks(trainer: CodecTrainer, crops):
-    """k-means of every codebook on the latents of `kmeans_batches` batches, long before one batch could hold enough."""
+    """
+    k-means of every codebook on the latents of the next `kmeans_batches` batches, more than one batch could hold.
+
+    At step 0 the encoder is random; a second start some hundred steps later, when it says something, fills the codebooks.
+    """
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     latents = []
-    for step in range(trainer.recipe.kmeans_batches):
-        batch = to_device(crops(step), trainer.accelerator.device)
+    for offset in range(trainer.recipe.kmeans_batches):
+        batch = to_device(crops[trainer.progress.step + offset], trainer.accelerator.device)
         with trainer.accelerator.autocast():
             outputs = model.encode(batch["input_values"], padding_mask=batch["padding_mask"])
         latents.append(outputs.latents.float()[outputs.audio_codes_mask])
@@ -202,7 +201,9 @@ def train(trainer: CodecTrainer, crops, waveforms, output_dir: Path, max_minutes
         initial=progress.step, total=recipe.steps, unit="step", disable=not trainer.accelerator.is_main_process, mininterval=5
     )
     while progress.step < recipe.steps:
-        scalars = train_step(trainer, to_device(crops(progress.step), trainer.accelerator.device))
+        if progress.step in recipe.kmeans_steps:
+            start_codebooks(trainer, crops)
+        scalars = train_step(trainer, to_device(crops[progress.step], trainer.accelerator.device))
         log.add(scalars)
         bar.update()
         if progress.step % recipe.log_every == 0:
@@ -237,7 +238,7 @@ def main(arguments=None):
     trainer.accelerator.init_trackers("affectcodec", config={"recipe": recipe.name, "seed": recipe.seed})
     config = trainer.accelerator.unwrap_model(trainer.model).config
     crops = RandomCrops(
-        load_data(recipe.train, config.sampling_rate),
+        load_waveforms(recipe.train, config.sampling_rate),
         crop_samples=round(recipe.crop_seconds * config.sampling_rate),
         batch_size=recipe.batch_size,
         seed=recipe.seed,
@@ -245,14 +246,11 @@ def main(arguments=None):
         world_size=trainer.accelerator.num_processes,
         gain_db=recipe.gain_db,
     )
-    waveforms = [
-        clip.waveform for clip in load_data(recipe.validation, config.sampling_rate)[: recipe.evaluation_clips]
-    ]
+    validation = load_waveforms(recipe.validation, config.sampling_rate)[: recipe.evaluation_clips]
+    waveforms = [torch.from_numpy(waveform).float() / 32768 for waveform in validation]
     if args.resume:
         trainer.accelerator.load_state(str(found[-1]))
         logger.info(f"resumed {found[-1]} at step {trainer.progress.step}")
-    else:
-        start_codebooks(trainer, crops)
     finished = train(trainer, crops, waveforms, args.output_dir, args.max_minutes)
     trainer.accelerator.end_training()
     if trainer.accelerator.is_main_process:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import BinaryIO
 
 import numpy as np
@@ -90,8 +91,8 @@ def load_audio(
             raise AudioFileError(f"{label}: empty file")
         _check_complete(file, label)
         if _is_for_torchcodec(head):
-            waveform, rate, begin = _decode_with_torchcodec(file, label)
-            total = len(waveform)
+            waveform, rate = _decode_with_torchcodec(file, label)
+            begin, total = 0, len(waveform)
         else:
             waveform, rate, begin, total = _decode_with_soundfile(file, label, sampling_rate, start, stop)
     if total == 0:
@@ -203,8 +204,13 @@ def _check_rate(rate: int, argument: str = "sampling_rate") -> None:
 
 def _reason(error: Exception) -> str:
     """The cause alone, in one line: no path, which the caller names, and no repr of a file object."""
-    text = getattr(error, "strerror", None) or getattr(error, "error_string", None) or str(error)
-    return " ".join(text.split()).removeprefix("Error : ").rstrip(".") or type(error).__name__
+    if isinstance(error, soundfile.LibsndfileError):
+        text = error.error_string
+    elif isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+    else:
+        text = str(error) or type(error).__name__
+    return " ".join(text.split()).removeprefix("Error : ").rstrip(".")
 
 
 @contextmanager
@@ -229,8 +235,9 @@ def _opened(source: "str | os.PathLike | bytes | BinaryIO", name: str | None) ->
                 yield io.BytesIO(file.read()), label
     elif hasattr(source, "read"):
         label = name or str(getattr(source, "name", "<file>"))
-        seekable = source.seekable() if hasattr(source, "seekable") else False
-        file = source if seekable else io.BytesIO(source.read())
+        if isinstance(source.read(0), str):
+            raise ValueError(f"`source` must be open in binary mode, {label} is open as text")
+        file = source if source.seekable() else io.BytesIO(source.read())
         file.seek(0)
         yield file, label
     else:
@@ -254,7 +261,9 @@ def _check_complete(file: BinaryIO, label: str) -> None:
         end = 0 if length == 0xFFFF_FFFF else header + length
     elif magic == b"OggS":
         end = _ogg_end(file, size)
-    else:  # FLAC and CAF are caught while decoding; MP3 as far as its header says how long it is
+    elif magic == b"caff":
+        end = _caf_end(file)
+    else:  # FLAC is caught while decoding, MP3 as far as its header says how long it is
         end = 0
     file.seek(0)
     if end > size:
@@ -298,6 +307,19 @@ def _w64_end(file: BinaryIO) -> int:
         position += length + -length % 8
 
 
+def _caf_end(file: BinaryIO) -> int:
+    position = 8
+    while True:
+        file.seek(position)
+        header = file.read(12)
+        length = int.from_bytes(header[4:], "big", signed=True)  # -1: unknown
+        if len(header) < 12 or length < 0:
+            return 0
+        position += 12 + length
+        if header[:4] == b"data":
+            return position
+
+
 def _ogg_end(file: BinaryIO, size: int) -> int:
     """Where the last page ends: Ogg declares no length, but a cut nearly always falls inside a page."""
     window = min(size, 1 << 17)  # a page has at most 65307 bytes
@@ -320,16 +342,18 @@ def _is_for_torchcodec(head: bytes) -> bool:
     )
 
 
-def _decode_with_torchcodec(file: BinaryIO, label: str) -> tuple[np.ndarray, int, int]:
-    """Returns the whole file as mono `[T]`, its rate, and 0, the index of its first sample."""
+def _decode_with_torchcodec(file: BinaryIO, label: str) -> tuple[np.ndarray, int]:
+    """Returns the whole file as mono `[T]`, and its rate."""
     try:
         from torchcodec.decoders import AudioDecoder
-    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: torchcodec is there, FFmpeg is not
-        raise AudioFileError(f"{label}: libsndfile does not read this format; torchcodec would") from error
+    except (ImportError, OSError, RuntimeError) as error:  # the last two where its libraries do not load
+        raise AudioFileError(f"{label}: this format is read by torchcodec, which is not installed") from error
     try:
         decoder = AudioDecoder(file.read())
         samples = decoder.get_all_samples()
     except Exception as error:  # torchcodec raises ValueError, RuntimeError and IndexError, undocumented
+        if "Could not load libtorchcodec" in str(error):
+            raise AudioFileError(f"{label}: this format is read by torchcodec, which finds no FFmpeg") from error
         raise AudioFileError(f"{label}: not audio, or damaged") from error
     declared = decoder.metadata.duration_seconds_from_header
     waveform = samples.data.mean(0).numpy()
@@ -339,15 +363,17 @@ def _decode_with_torchcodec(file: BinaryIO, label: str) -> tuple[np.ndarray, int
             f"{label}: truncated ({len(waveform) / samples.sample_rate:.3f} s of the {declared:.3f} s it declares)"
         )
     _check_file_rate(samples.sample_rate, label)
-    return waveform, samples.sample_rate, 0
+    return waveform, samples.sample_rate
 
 
 def _decode_with_soundfile(
     file: BinaryIO, label: str, sampling_rate: int, start: float | None, stop: float | None
 ) -> tuple[np.ndarray, int, int, int]:
-    """Returns mono `[T]` around the wanted part, its rate, the index of its first sample and the file's length."""
+    """Returns mono `[T]` around the wanted part, its rate, the index of its first sample, and the file's length."""
+    # without its name, as soundfile takes a name in .raw for headerless samples
+    unnamed = SimpleNamespace(seek=file.seek, tell=file.tell, read=file.read)
     try:
-        with soundfile.SoundFile(io.BufferedReader(file) if isinstance(file, io.RawIOBase) else file) as sound:
+        with soundfile.SoundFile(unnamed) as sound:
             rate = sound.samplerate
             _check_file_rate(rate, label)
             begin, end = _source_range(rate, sampling_rate, start, stop)

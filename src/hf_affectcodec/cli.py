@@ -1,0 +1,93 @@
+"""The `affectcodec` command. Everything heavy is imported once a sub-command runs."""
+
+import argparse
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; the usage is what `--help` is for."""
+
+    def error(self, message):
+        self.exit(2, f"affectcodec: error: {' '.join(message.split())}\n")
+
+
+def _count(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="affectcodec", description="Speech to 4 kbps codes and back.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('hf-affectcodec')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, target, summary in (
+        ("reconstruct", "OUT", "encode audio and decode it again"),
+        ("encode", "CODES", "audio to codes (safetensors)"),
+        ("decode", "OUT", "codes to audio"),
+    ):
+        source = "CODES" if name == "decode" else "IN"
+        command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        command.add_argument("source", metavar=source, type=Path, help="a file, or a folder taken at any depth")
+        command.add_argument("target", metavar=target, type=Path, help="a file, or a folder (made if it is not there)")
+        command.add_argument("--model", help="folder or Hub id (default: the checkpoint shipped in the package)")
+        command.add_argument("--num-quantizers", type=_count, metavar="N", help="codebooks to use (default: all)")
+        command.add_argument("--device", help="where to run (default: cuda if there is one, else cpu)")
+        command.add_argument("--overwrite", action="store_true", help="replace files that exist")
+        if name != "encode":
+            command.add_argument(
+                "--suffix", default=".wav", help="format of files written into a folder (default: %(default)s)"
+            )
+    return parser
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from .audio import WRITE_FORMATS
+    from .codes_file import CODES_SUFFIX
+    from .conversion import convert
+    from .inference import load_codec
+
+    suffix = CODES_SUFFIX if arguments.command == "encode" else arguments.suffix
+    if arguments.command != "encode" and suffix not in WRITE_FORMATS:
+        raise ValueError(f"--suffix must be one of {' '.join(sorted(WRITE_FORMATS))}, got {suffix!r}")
+    complete = convert(
+        arguments.command,
+        arguments.source,
+        arguments.target,
+        load=lambda: load_codec(arguments.model, arguments.device),
+        num_quantizers=arguments.num_quantizers,
+        suffix=suffix,
+        overwrite=arguments.overwrite,
+    )
+    return 0 if complete else 2
+
+
+def main(argv: "list[str] | None" = None) -> int:
+    """
+    Runs the command.
+
+    Args:
+        argv (`list[str]`, *optional*): Arguments. Default: the process's.
+
+    Returns:
+        `int`: Exit status; 2 where anything was wrong, which one line a problem on stderr names.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        return _convert(arguments)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"affectcodec: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("affectcodec: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
