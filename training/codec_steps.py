@@ -74,15 +74,23 @@ def adversary_active(recipe, step: int) -> bool:
     return recipe.discriminator is not None and step >= recipe.discriminator_start
 
 
+def judged_part(trainer, real, fake):
+    """The stretch that the discriminators see: everything, or one random stretch of `discriminator_crop_seconds`."""
+    recipe = trainer.recipe
+    if recipe.discriminator_crop_seconds is None:
+        return real, fake
+    samples = round(recipe.discriminator_crop_seconds * trainer.accelerator.unwrap_model(trainer.model).config.sampling_rate)
+    start = int(torch.randint(max(1, real.shape[-1] - samples + 1), ()))
+    return real[..., start : start + samples], fake[..., start : start + samples]
+
+
 def discriminator_step(trainer: CodecTrainer, real: torch.Tensor, fake: torch.Tensor) -> dict[str, float]:
     """One step of the discriminators on waveforms [B, 1, T]; `fake` is detached."""
     trainer.discriminator.train()
     with trainer.accelerator.autocast():
         outputs = trainer.discriminator(torch.cat([real, fake.detach()]))
     half = real.shape[0]
-    loss = hinge_discriminator_loss(
-        [logits[:half].float() for logits in outputs.logits], [logits[half:].float() for logits in outputs.logits]
-    )
+    loss = hinge_discriminator_loss([d[:half] for d in outputs.logits], [d[half:] for d in outputs.logits])
     rate = trainer.recipe.discriminator_learning_rate * learning_rate_ratio(trainer.recipe, trainer.progress.step)
     norm = _optimizer_step(trainer, trainer.discriminator, trainer.discriminator_optimizer, loss, rate)
     return {"discriminator": float(loss.detach()), "discriminator_grad_norm": norm}
@@ -97,12 +105,7 @@ def _adversarial_losses(trainer, real, fake):
             real_maps = discriminator(real).feature_maps
         outputs = discriminator(fake)
     discriminator.requires_grad_(True)
-    fake_maps = [[m.float() for m in maps] for maps in outputs.feature_maps]
-    real_maps = [[m.float() for m in maps] for maps in real_maps]
-    return (
-        hinge_generator_loss([logits.float() for logits in outputs.logits]),
-        relative_feature_matching_loss(real_maps, fake_maps),
-    )
+    return hinge_generator_loss(outputs.logits), relative_feature_matching_loss(real_maps, outputs.feature_maps)
 
 
 def train_step(trainer: CodecTrainer, batch: dict) -> dict[str, float]:
@@ -124,9 +127,10 @@ def train_step(trainer: CodecTrainer, batch: dict) -> dict[str, float]:
     if weights.waveform:
         losses["waveform"] = (fake - real).abs().mean()
     if adversary_active(recipe, trainer.progress.step):
+        real_part, fake_part = judged_part(trainer, real, fake)
         if trainer.progress.step % recipe.discriminator_every == 0:
-            scalars |= discriminator_step(trainer, real, fake)
-        losses["adversarial"], losses["feature"] = _adversarial_losses(trainer, real, fake)
+            scalars |= discriminator_step(trainer, real_part, fake_part)
+        losses["adversarial"], losses["feature"] = _adversarial_losses(trainer, real_part, fake_part)
     total = sum(getattr(weights, name) * loss for name, loss in losses.items())
     rate = recipe.learning_rate * learning_rate_ratio(recipe, trainer.progress.step)
     scalars["grad_norm"] = _optimizer_step(trainer, trainer.model, trainer.optimizer, total, rate)

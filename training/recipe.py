@@ -50,6 +50,7 @@ class CodecRecipe:
     final_learning_rate_ratio: float = 0.0
     discriminator_start: int = 0
     discriminator_every: int = 1
+    discriminator_crop_seconds: float | None = None
     max_grad_norm: float = 1.0
     mixed_precision: str = "no"
     kmeans_steps: tuple[int, ...] = (0,)

@@ -62,14 +62,14 @@ def build_trainer(recipe, report_to, output_dir) -> CodecTrainer:
     model = AffectCodecModel(AffectCodecConfig(**recipe.model))
     if recipe.weight_norm:
         model.apply_weight_norm()
-    optimizer = _adamw(model, recipe.learning_rate, recipe)
+    # The codec comes first: it is the checkpoint's model.safetensors, the discriminators its model_1.safetensors.
+    model, optimizer = accelerator.prepare(model, _adamw(model, recipe.learning_rate, recipe))
     discriminator = discriminator_optimizer = None
     if recipe.discriminator is not None:
         discriminator = AffectCodecDiscriminator(AffectCodecDiscriminatorConfig(**recipe.discriminator))
         discriminator.apply_weight_norm()
         discriminator_optimizer = _adamw(discriminator, recipe.discriminator_learning_rate, recipe)
         discriminator, discriminator_optimizer = accelerator.prepare(discriminator, discriminator_optimizer)
-    model, optimizer = accelerator.prepare(model, optimizer)
     progress = TrainProgress()
     accelerator.register_for_checkpointing(progress)
     # Ranks start from one seed so that their weights agree; from here on each draws its own dropout.

@@ -250,11 +250,11 @@ def _check_complete(file: BinaryIO, label: str) -> None:
     file.seek(0)
     magic = file.read(4)
     if magic in (b"RIFF", b"RIFX", b"RF64"):
-        end = _riff_end(file, "big" if magic == b"RIFX" else "little")
+        end = _riff_end(file, size, "big" if magic == b"RIFX" else "little")
     elif magic == b"FORM":
-        end = _chunk_end(file, 12, b"SSND", "big")
+        end = _chunk_end(file, size, b"SSND", "big")
     elif magic == b"riff":
-        end = _w64_end(file)
+        end = _w64_end(file, size)
     elif magic == b".snd":
         header = int.from_bytes(file.read(4), "big")
         length = int.from_bytes(file.read(4), "big")
@@ -262,7 +262,7 @@ def _check_complete(file: BinaryIO, label: str) -> None:
     elif magic == b"OggS":
         end = _ogg_end(file, size)
     elif magic == b"caff":
-        end = _caf_end(file)
+        end = _caf_end(file, size)
     else:  # FLAC is caught while decoding, MP3 as far as its header says how long it is
         end = 0
     file.seek(0)
@@ -270,33 +270,39 @@ def _check_complete(file: BinaryIO, label: str) -> None:
         raise AudioFileError(f"{label}: truncated ({size} bytes, its header declares at least {end})")
 
 
-def _chunk_end(file: BinaryIO, position: int, wanted: bytes, order: str) -> int:
-    """Where the chunk `wanted` ends as declared; 0 if the file has none (libsndfile has its own words for that)."""
-    while True:
+def _chunk_end(file: BinaryIO, size: int, wanted: bytes, order: str) -> int:
+    """Where the chunk `wanted` of a RIFF or AIFF file ends as declared, or the chunk that leads out of the file.
+
+    0 if it has no such chunk: libsndfile has its own words for that.
+    """
+    position = 12
+    while position < size:
         file.seek(position)
         header = file.read(8)
-        if len(header) < 8:
-            return 0
         length = int.from_bytes(header[4:], order)
+        if len(header) < 8 or header[:4] == bytes(4):
+            return 0
         if header[:4] == wanted:
             return position + 8 + length
         position += 8 + length + length % 2
+    return position if position > size + 1 else 0  # 1: a pad byte that some writers leave out
 
 
-def _riff_end(file: BinaryIO, order: str) -> int:
+def _riff_end(file: BinaryIO, size: int, order: str) -> int:
     file.seek(12)
-    if file.read(4) == b"ds64":  # RF64: the true size of the data chunk is here
-        file.seek(28)
-        length = int.from_bytes(file.read(8), "little")
-        position = _chunk_end(file, 12, b"data", order) - 0xFFFF_FFFF
-        return position + length if position > 0 else 0
-    end = _chunk_end(file, 12, b"data", order)
-    return 0 if end >= _STREAMED else end
+    if file.read(4) != b"ds64":
+        end = _chunk_end(file, size, b"data", order)
+        return 0 if end >= _STREAMED else end
+    # RF64: the data chunk declares 0xFFFFFFFF, its true size is here
+    file.seek(28)
+    length = int.from_bytes(file.read(8), "little")
+    end = _chunk_end(file, size, b"data", order)
+    return end - 0xFFFF_FFFF + length if end >= 0xFFFF_FFFF else end
 
 
-def _w64_end(file: BinaryIO) -> int:
+def _w64_end(file: BinaryIO, size: int) -> int:
     position = 40
-    while True:
+    while position < size:
         file.seek(position)
         header = file.read(24)
         length = int.from_bytes(header[16:], "little")  # counts its own header
@@ -305,19 +311,21 @@ def _w64_end(file: BinaryIO) -> int:
         if header[:16] == b"data" + _W64_GUID:
             return position + length
         position += length + -length % 8
+    return position if position > size + 7 else 0
 
 
-def _caf_end(file: BinaryIO) -> int:
+def _caf_end(file: BinaryIO, size: int) -> int:
     position = 8
-    while True:
+    while position < size:
         file.seek(position)
         header = file.read(12)
         length = int.from_bytes(header[4:], "big", signed=True)  # -1: unknown
-        if len(header) < 12 or length < 0:
+        if len(header) < 12 or length < 0 or header[:4] == bytes(4):
             return 0
         position += 12 + length
         if header[:4] == b"data":
             return position
+    return position if position > size else 0
 
 
 def _ogg_end(file: BinaryIO, size: int) -> int:

@@ -145,7 +145,7 @@ def run(
         try:
             done.append(CONVERSIONS[command](codec, job, num_quantizers))
         except (ValueError, OSError, MemoryError, torch.OutOfMemoryError) as error:
-            failures.append(error_line(error, job.source))
+            failures.append(error_line(error, job))
             tqdm.write(f"affectcodec: error: {failures[-1]}", file=sys.stderr)
     return done, failures
 
@@ -195,7 +195,7 @@ def convert(
         seconds = sum(item.seconds for item in done)
         kbps = sum(item.bitrate * item.seconds for item in done) / seconds / 1000
         where = target if source.is_dir() else jobs[0].target
-        count = f"{len(done)} files, " if source.is_dir() else ""
+        count = f"{len(done)} file{'s' * (len(done) > 1)}, " if source.is_dir() else ""
         print(f"{where}: {count}{seconds:.2f} s of audio at {kbps:.2f} kbps, {seconds / elapsed:.1f} x real time")
     failed = len(failures) + len(refused)
     if failed and source.is_dir():
@@ -217,13 +217,14 @@ def num_channels(path: Path) -> int | None:
         return AudioDecoder(path).metadata.num_channels
 
 
-def error_line(error: Exception, path: Path) -> str:
-    """What went wrong with a file, in one line that starts with its name."""
+def error_line(error: Exception, job: Job) -> str:
+    """What went wrong with a job, in one line that starts with the name of the file to blame."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename or path}: {error.strerror}"
-    text = " ".join(text.split()) or type(error).__name__
-    return text if text.startswith(" ".join(str(path).split())) else f"{path}: {text}"
+        text = f"{error.filename or job.source}: {error.strerror}"
+    if not text.startswith((f"{job.source}: ", f"{job.target}: ")):
+        text = f"{job.source}: {text or type(error).__name__}"
+    return " ".join(text.split())
 
 
 def _folder_jobs(command: str, source: Path, target: Path, suffix: str) -> list[Job]:

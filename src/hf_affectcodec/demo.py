@@ -115,7 +115,7 @@ def draw(path: Path, result: Rebuilt) -> None:
         decibels = 10 * np.log10(np.maximum(power / loudest, 10 ** (-_RANGE / 10)))
         times = np.arange(power.shape[1]) * _HOP / rate
         image = axis.pcolormesh(
-            times, frequencies, decibels, cmap="magma", vmin=-_RANGE, vmax=0, shading="gouraud", rasterized=True
+            times, frequencies, decibels, cmap="magma", vmin=-_RANGE, vmax=0, shading="nearest", rasterized=True
         )
         contour = f0_track(waveform.numpy(), rate)
         # Praat centres its frames in the clip

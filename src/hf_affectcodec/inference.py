@@ -117,18 +117,23 @@ def load_codec(source: "str | os.PathLike | None" = None, device: str | None = N
         try:
             config = AutoConfig.from_pretrained(source)
         except Exception as error:
-            raise ValueError(f"`model` {str(source)!r} cannot be loaded: {_first_line(error)}") from error
+            raise ValueError(f"`model` {str(source)!r} cannot be loaded: {_one_line(error)}") from error
         if not isinstance(config, AffectCodecConfig):
             raise ValueError(f"`model` {str(source)!r} is of type {config.model_type!r}, not 'affectcodec'")
         try:
             model, report = AffectCodecModel.from_pretrained(
-                source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+                source,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                output_loading_info=True,
             )
         except Exception as error:
-            raise ValueError(f"`model` {str(source)!r} cannot be loaded: {_first_line(error)}") from error
-    missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
-    if missing:
-        raise ValueError(f"`model` {str(source)!r} lacks {len(missing)} weights, the first is {missing[0]}")
+            raise ValueError(f"`model` {str(source)!r} cannot be loaded: {_one_line(error)}") from error
+    wrong = sorted(report["missing_keys"]) + sorted(key for key, *_ in report["mismatched_keys"])
+    if wrong:
+        raise ValueError(f"`model` {str(source)!r}: weights missing or of another shape: {len(wrong)}, as {wrong[0]}")
     if not all(bool(codebook.inited) for codebook in model.quantizer.layers):
         raise ValueError(f"`model` {str(source)!r} has empty codebooks: it was never trained")
     codebooks_sha256 = _codebooks_sha256(model)
@@ -148,7 +153,7 @@ def _to_device(model: AffectCodecModel, device: str | None) -> AffectCodecModel:
     try:
         model.to(torch.device(device)).encode(torch.zeros(1, 1, model.hop_length, device=device))
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # each backend has its own
-        raise ValueError(f"`device` {device!r} cannot be used: {_first_line(error)}") from error
+        raise ValueError(f"`device` {device!r} cannot be used: {_one_line(error)}") from error
     return model.requires_grad_(False)
 
 
@@ -157,9 +162,9 @@ def _codebooks_sha256(model: AffectCodecModel) -> str:
     return hashlib.sha256(entries.numpy().astype("<f4", copy=False).tobytes()).hexdigest()
 
 
-def _first_line(error: Exception) -> str:
-    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
-    return f"{lines[0][:300]} ({type(error).__name__})" if lines else type(error).__name__
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{text[:300]}{' ...' * (len(text) > 300)} ({type(error).__name__})"
 
 
 @contextmanager

@@ -4,8 +4,8 @@ import pytest
 
 def synthesize(seconds: float = 1.5, sampling_rate: int = 16000, seed: int = 0) -> np.ndarray:
     """
-    Speech-like: 30 harmonics of a gliding F0 (150 to 250 Hz) under two moving formants, in syllables of about 0.25 s with
-    pauses between them, and some breath. float32 [T], peak 0.5.
+    Speech-like: 30 harmonics of a gliding F0 (150 to 250 Hz) under two moving formants, in syllables of about 0.25 s
+    with pauses between them, and some breath. float32 [T], peak 0.5.
     """
     rng = np.random.default_rng(seed)
     time = np.arange(round(seconds * sampling_rate)) / sampling_rate

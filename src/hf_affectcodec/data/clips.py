@@ -68,7 +68,7 @@ def load_clips(
 
     Raises:
         `ImportError`: `datasets` is missing (`pip install hf-affectcodec[train]`).
-        `ValueError`: no such source, split or column, or a split without rows.
+        `ValueError`: no such source, split or column, or no rows.
         `AudioFileError`: a clip cannot be read; nothing is skipped.
     """
     try:
@@ -81,6 +81,7 @@ def load_clips(
         raise ValueError(f"`column_map` must name the column that is `audio`, got {column_map}")
     files = [source] if isinstance(source, str | os.PathLike) else list(source)
     files = [os.fspath(file) for file in files]
+    shown = f"`source` = {files[0] if len(files) == 1 else files}, split {split!r}"
     try:
         if files and all(file.endswith(".parquet") for file in files):
             base = split.split("[")[0]
@@ -91,12 +92,10 @@ def load_clips(
             raise ValueError("a sequence must name Parquet files")
     except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
-        raise ValueError(f"`source` = {source!r}, split {split!r}: cannot be loaded ({reason})") from error
+        raise ValueError(f"{shown}: cannot be loaded ({reason})") from error
     missing = sorted(set(column_map.values()) - set(rows.column_names))
     if missing:
-        raise ValueError(f"`column_map` names columns {missing}; {source!r} has {rows.column_names}")
-    if len(rows) == 0:
-        raise ValueError(f"`source` = {source!r}, split {split!r}: no rows")
+        raise ValueError(f"`column_map` names columns {missing}; {shown} has {rows.column_names}")
 
     theirs = column_map["audio"]
     rows = rows.select_columns(list(dict.fromkeys(column_map.values())))

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from hf_affectcodec.metrics.alignment import align, estimate_lag
 
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from hf_affectcodec.metrics.f0 import f0_correlation, f0_rmse, f0_track, log_f0_rmse, voicing_error
 
 

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from hf_affectcodec.metrics.lsd import lsd, power_spectrum
 
 
@@ -16,9 +17,7 @@ def slow_lsd(reference, degraded, n_fft, hop):
         padded = x[pad:0:-1] + x + x[-2 : -pad - 2 : -1]
         spectra = []
         for start in range(0, len(padded) - n_fft + 1, hop):
-            frame = [
-                padded[start + n] * (0.5 - 0.5 * math.cos(2 * math.pi * n / n_fft)) for n in range(n_fft)
-            ]
+            frame = [padded[start + n] * (0.5 - 0.5 * math.cos(2 * math.pi * n / n_fft)) for n in range(n_fft)]
             spectra.append(
                 [
                     abs(sum(value * cmath.exp(-2j * math.pi * f * n / n_fft) for n, value in enumerate(frame))) ** 2
@@ -27,8 +26,10 @@ def slow_lsd(reference, degraded, n_fft, hop):
             )
         frames.append(spectra)
     distances = [
-        math.sqrt(sum((math.log10(max(a, 1e-8)) - math.log10(max(b, 1e-8))) ** 2 for a, b in zip(x, y)) / len(x))
-        for x, y in zip(*frames)
+        math.sqrt(
+            sum((math.log10(max(a, 1e-8)) - math.log10(max(b, 1e-8))) ** 2 for a, b in zip(x, y, strict=True)) / len(x)
+        )
+        for x, y in zip(*frames, strict=True)
     ]
     return sum(distances) / len(distances)
 
@@ -44,7 +45,9 @@ def test_the_spectrum_is_that_of_torch_stft(speech):
     expected = torch.stft(
         torch.from_numpy(speech).double(), 2048, 512, window=torch.hann_window(2048).double(), return_complex=True
     )
-    np.testing.assert_allclose(power_spectrum(speech.astype(np.float64), 2048, 512), expected.abs().numpy().T ** 2, atol=1e-4)
+    np.testing.assert_allclose(
+        power_spectrum(speech.astype(np.float64), 2048, 512), expected.abs().numpy().T ** 2, atol=1e-4
+    )
 
 
 def test_worked_values(speech):

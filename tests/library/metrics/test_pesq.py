@@ -1,6 +1,7 @@
 import math
 
 import pytest
+
 from hf_affectcodec.metrics.pesq import pesq
 
 

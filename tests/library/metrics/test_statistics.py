@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 from hf_affectcodec.metrics import statistics
 from hf_affectcodec.metrics.statistics import (
     bootstrap_interval,

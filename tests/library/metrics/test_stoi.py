@@ -2,6 +2,7 @@ import warnings
 
 import numpy as np
 import pytest
+
 from hf_affectcodec.metrics.stoi import stoi
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from hf_affectcodec.metrics.distillmos import distillmos
 from hf_affectcodec.metrics.f0 import f0_correlation, f0_rmse, log_f0_rmse, voicing_error
 from hf_affectcodec.metrics.lsd import lsd
@@ -24,7 +25,9 @@ def test_unusable_pairs_are_refused(metric, speech):
         metric(speech, speech[:8000], 16000)
     with pytest.raises(ValueError, match="`reference` is silent"):
         metric(np.zeros_like(speech), speech, 16000)
-    with pytest.raises(ValueError, match=r"`reference` must be a mono waveform of shape \[T\], got shape \[1, 24000\]"):
+    with pytest.raises(
+        ValueError, match=r"`reference` must be a mono waveform of shape \[T\], got shape \[1, 24000\]"
+    ):
         metric(speech[None], speech, 16000)
     with pytest.raises(ValueError, match="`reference` is empty"):
         metric(speech[:0], speech[:0], 16000)
