@@ -99,10 +99,12 @@ class AffectCodecFeatureExtractor(SequenceFeatureExtractor):
             pad_to_multiple_of=self.hop_length if padding else None,
             return_attention_mask=True,
         )
-        batch = BatchFeature({
-            "input_values": [np.asarray(values, dtype=np.float32)[None] for values in padded["input_values"]],
-            "padding_mask": [np.asarray(mask, dtype=bool) for mask in padded["attention_mask"]],
-        })
+        batch = BatchFeature(
+            {
+                "input_values": [np.asarray(values, dtype=np.float32)[None] for values in padded["input_values"]],
+                "padding_mask": [np.asarray(mask, dtype=bool) for mask in padded["attention_mask"]],
+            }
+        )
         return batch.convert_to_tensors(return_tensors) if return_tensors is not None else batch
 
 

@@ -80,7 +80,9 @@ class AffectCodecGuidance(nn.Module):
         keep_term = torch.rand(batch, 1, 1, device=term.device) >= self.term_dropout
         return term * (keep & keep_term)
 
-    def forward(self, latents: torch.Tensor, features: dict[str, torch.Tensor], frame_mask: torch.Tensor | None = None):
+    def forward(
+        self, latents: torch.Tensor, features: dict[str, torch.Tensor], frame_mask: torch.Tensor | None = None
+    ):
         """
         Args:
             latents (`torch.Tensor` of shape `(batch, frames, hidden_size)`): z.
@@ -110,7 +112,9 @@ class AffectCodecSelfGuidance(nn.Module):
         self.causal = config.causal
         widths = {"emotion": config.emotion_feature_size, "semantic": config.semantic_feature_size}
         hidden = config.self_guidance_hidden_size
-        self.convs = nn.ModuleDict({s: nn.Conv1d(config.hidden_size, hidden, kernel_size) for s in config.guidance_sources})
+        self.convs = nn.ModuleDict(
+            {s: nn.Conv1d(config.hidden_size, hidden, kernel_size) for s in config.guidance_sources}
+        )
         self.heads = nn.ModuleDict({s: nn.Linear(hidden, widths[s]) for s in config.guidance_sources})
 
     def forward(self, latents: torch.Tensor, frame_mask: torch.Tensor | None = None) -> dict[str, torch.Tensor]:

@@ -95,7 +95,7 @@ class AffectCodecIstftEncoder(nn.Module):
 
     def forward(self, input_values: torch.Tensor, frame_lengths: torch.Tensor | None = None) -> torch.Tensor:
         waveform = F.pad(input_values[:, 0], (0, -input_values.shape[-1] % self.hop_length))
-        features = self.log_mel(waveform)
+        features = self.log_mel(waveform).to(self.embed.weight.dtype)
         frame_mask = frame_mask_from_lengths(frame_lengths, features.shape[1])
         hidden_states = self.embed_norm(self.embed(features))
         for block in self.blocks:

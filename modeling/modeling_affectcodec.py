@@ -78,6 +78,8 @@ class AffectCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
     base_model_prefix = "affectcodec"
     main_input_name = "input_values"
     input_modalities = "audio"
+    # Codes must not depend on the precision that the rest runs in.
+    _keep_in_fp32_modules_strict = ["quantizer"]
     _no_split_modules = ["AffectCodecConvNextBlock", "AffectCodecResidualUnit"]
 
     @torch.no_grad()
@@ -100,7 +102,7 @@ class AffectCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
         elif isinstance(module, AffectCodecConvNextBlock):
             init.constant_(module.layer_scale, module.layer_scale_init)
         elif isinstance(module, AffectCodecCodebook):
-            for buffer in (module.embed, module.embed_sum, module.cluster_size, module.inited, module.updates):
+            for buffer in (module.embed, module.cluster_size, module.inited, module.updates):
                 init.zeros_(buffer)
         if isinstance(module, AffectCodecGuidance):
             init.zeros_(module.back_proj.weight)
@@ -163,7 +165,9 @@ class AffectCodecModel(AffectCodecPreTrainedModel):
 
     def _check_input_values(self, input_values, padding_mask):
         if not isinstance(input_values, torch.Tensor) or input_values.dim() != 3 or input_values.shape[1] != 1:
-            shape = tuple(input_values.shape) if isinstance(input_values, torch.Tensor) else type(input_values).__name__
+            shape = (
+                tuple(input_values.shape) if isinstance(input_values, torch.Tensor) else type(input_values).__name__
+            )
             raise ValueError(f"`input_values` must be a tensor of shape (batch, 1, samples), got {shape}")
         if not input_values.is_floating_point():
             raise ValueError(f"`input_values` must be floating point in [-1, 1], got {input_values.dtype}")
@@ -203,7 +207,9 @@ class AffectCodecModel(AffectCodecPreTrainedModel):
     def _check_features(self, latents, features):
         for source, values in features.items():
             if source not in self.config.guidance_sources:
-                raise ValueError(f"`{source}_features`: this model has no {source} guidance ({self.config.guidance_sources})")
+                raise ValueError(
+                    f"`{source}_features`: this model has no {source} guidance ({self.config.guidance_sources})"
+                )
             width = self.config.emotion_feature_size if source == "emotion" else self.config.semantic_feature_size
             expected = (*latents.shape[:2], width)
             if not isinstance(values, torch.Tensor) or tuple(values.shape) != expected:
@@ -260,7 +266,6 @@ class AffectCodecModel(AffectCodecPreTrainedModel):
         semantic_features: torch.Tensor | None = None,
         num_quantizers: int | None = None,
         guidance_source: str | None = None,
-        **kwargs,
     ) -> AffectCodecEncoderOutput:
         r"""
         Args:
@@ -291,7 +296,7 @@ class AffectCodecModel(AffectCodecPreTrainedModel):
 
     @can_return_tuple
     def decode(
-        self, audio_codes: torch.Tensor, audio_codes_mask: torch.Tensor | None = None, **kwargs
+        self, audio_codes: torch.Tensor, audio_codes_mask: torch.Tensor | None = None
     ) -> AffectCodecDecoderOutput:
         r"""
         Args:
@@ -358,7 +363,6 @@ class AffectCodecModel(AffectCodecPreTrainedModel):
         emotion_features: torch.Tensor | None = None,
         semantic_features: torch.Tensor | None = None,
         guidance_source: str | None = None,
-        **kwargs,
     ) -> AffectCodecOutput:
         r"""
         Encode, quantize, decode. In training mode the codebooks follow the batch, and gradients pass the quantizer
@@ -382,7 +386,9 @@ class AffectCodecModel(AffectCodecPreTrainedModel):
         latents, predicted = self._guide(
             latents, frame_mask, lengths, emotion_features, semantic_features, guidance_source
         )
-        quantized, codes, loss, distilled = self.quantizer(latents, frame_mask, self.config.distillation_num_quantizers)
+        quantized, codes, loss, distilled = self.quantizer(
+            latents, frame_mask, self.config.distillation_num_quantizers
+        )
         audio_values = self._waveform(quantized * frame_mask[..., None], lengths)[..., : input_values.shape[-1]]
         return AffectCodecOutput(
             loss=loss,
@@ -391,7 +397,7 @@ class AffectCodecModel(AffectCodecPreTrainedModel):
             audio_codes_mask=frame_mask,
             latents=latents,
             distillation_latents=distilled,
-            alignment_latents=None if self.alignment_head is None else self.alignment_head(distilled),
+            alignment_latents=None if self.alignment_head is None else self.alignment_head(distilled.to(self.dtype)),
             predicted_features=predicted,
         )
 

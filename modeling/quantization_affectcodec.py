@@ -64,9 +64,9 @@ class AffectCodecCodebook(nn.Module):
     """
     One Euclidean codebook whose entries are moving averages of the vectors assigned to them.
 
-    Buffers: `embed` [K, C] the entries; `embed_sum` [K, C] and `cluster_size` [K] the averaged sums and counts;
-    `inited` whether k-means has run; `updates` the number of updates, which also seeds the choice of revived entries,
-    so that every rank, and a resumed run, chooses alike.
+    Buffers: `embed` [K, C] the entries; `cluster_size` [K] the averaged counts (the averaged sums are their product and
+    are not kept); `inited` whether k-means has run; `updates` the number of updates, which also seeds the choice of
+    revived entries, so that every rank, and a resumed run, chooses alike.
     """
 
     def __init__(self, config):
@@ -77,7 +77,6 @@ class AffectCodecCodebook(nn.Module):
         self.kmeans_iterations = config.kmeans_iterations
         self.dead_code_ratio = config.dead_code_ratio
         self.register_buffer("embed", torch.zeros(config.codebook_size, dim))
-        self.register_buffer("embed_sum", torch.zeros(config.codebook_size, dim))
         self.register_buffer("cluster_size", torch.zeros(config.codebook_size))
         self.register_buffer("inited", torch.zeros(1, dtype=torch.bool))
         self.register_buffer("updates", torch.zeros(1, dtype=torch.long))
@@ -96,7 +95,6 @@ class AffectCodecCodebook(nn.Module):
         # An entry starts with at least the weight of uniform use, else it would be called dead at once.
         counts = counts.clamp(min=vectors.shape[0] / self.embed.shape[0])
         self.embed.copy_(centroids)
-        self.embed_sum.copy_(centroids * counts[:, None])
         self.cluster_size.copy_(counts)
         self.inited.fill_(True)
 
@@ -104,16 +102,20 @@ class AffectCodecCodebook(nn.Module):
     def update(self, vectors: torch.Tensor, codes: torch.Tensor):
         """One moving-average step from vectors [N, C] and their codes [N], over all ranks; then revive dead entries."""
         counts = torch.zeros_like(self.cluster_size).index_add_(0, codes, vectors.new_ones(codes.shape[0]))
-        sums = torch.zeros_like(self.embed_sum).index_add_(0, codes, vectors)
+        sums = torch.zeros_like(self.embed).index_add_(0, codes, vectors)
         _all_reduce(counts)
         _all_reduce(sums)
+        averaged_sums = self.embed * self._smoothed_size() * self.decay + sums * (1 - self.decay)
         self.cluster_size.mul_(self.decay).add_(counts, alpha=1 - self.decay)
-        self.embed_sum.mul_(self.decay).add_(sums, alpha=1 - self.decay)
-        total = self.cluster_size.sum()
-        smoothed = (self.cluster_size + self.epsilon) / (total + self.cluster_size.numel() * self.epsilon) * total
-        self.embed.copy_(self.embed_sum / smoothed[:, None])
+        self.embed.copy_(averaged_sums / self._smoothed_size())
         self._revive(vectors)
         self.updates += 1
+
+    def _smoothed_size(self) -> torch.Tensor:
+        """Laplace-smoothed counts [K, 1], of the same total; never zero."""
+        total = self.cluster_size.sum()
+        smoothed = (self.cluster_size + self.epsilon) / (total + self.cluster_size.numel() * self.epsilon) * total
+        return smoothed.clamp(min=self.epsilon)[:, None]
 
     def _revive(self, vectors: torch.Tensor):
         # All of an entry's state is replaced, and after the update: otherwise the next average brings the dead entry back.
@@ -126,7 +128,6 @@ class AffectCodecCodebook(nn.Module):
         revived = candidates[chosen.to(candidates.device)]
         self.embed[dead] = revived
         self.cluster_size[dead] = uniform
-        self.embed_sum[dead] = revived * uniform
 
 
 class AffectCodecResidualVectorQuantizer(nn.Module):

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from codec_steps import codebook_statistics, count_codes  # noqa: E402
+
 from hf_affectcodec.audio import write_audio  # noqa: E402
 from hf_affectcodec.objectives.spectral import log_mel_spectrogram, multi_scale_mel_loss  # noqa: E402
 
@@ -19,7 +20,9 @@ MAX_EVALUATION_SECONDS = 8
 
 
 @torch.no_grad()
-def evaluate(model, waveforms: list[torch.Tensor], sampling_rate: int, folder: Path | None, num_samples: int = 2) -> dict:
+def evaluate(
+    model, waveforms: list[torch.Tensor], sampling_rate: int, folder: Path | None, num_samples: int = 2
+) -> dict:
     """
     Mean multi-scale mel loss and codebook use over whole clips, one at a time.
 
@@ -59,7 +62,9 @@ def draw_spectrograms(path: Path, original: torch.Tensor, rebuilt: torch.Tensor,
     figure, axes = plt.subplots(2, 1, figsize=(10, 5), sharex=True, constrained_layout=True)
     for axis, waveform, title in zip(axes, (original, rebuilt), ("original", "rebuilt"), strict=True):
         mel = log_mel_spectrogram(waveform, 1024, sampling_rate)[0].T.numpy()
-        axis.imshow(mel, origin="lower", aspect="auto", vmin=-9, vmax=3, extent=(0, waveform.shape[1] / sampling_rate, 0, 80))
+        axis.imshow(
+            mel, origin="lower", aspect="auto", vmin=-9, vmax=3, extent=(0, waveform.shape[1] / sampling_rate, 0, 80)
+        )
         axis.set(title=title, ylabel="mel bin")
     axes[-1].set_xlabel("seconds")
     figure.savefig(path, dpi=100)

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+
 from hf_affectcodec.objectives.adversarial import (
     hinge_discriminator_loss,
     hinge_generator_loss,
@@ -79,7 +80,9 @@ def judged_part(trainer, real, fake):
     recipe = trainer.recipe
     if recipe.discriminator_crop_seconds is None:
         return real, fake
-    samples = round(recipe.discriminator_crop_seconds * trainer.accelerator.unwrap_model(trainer.model).config.sampling_rate)
+    samples = round(
+        recipe.discriminator_crop_seconds * trainer.accelerator.unwrap_model(trainer.model).config.sampling_rate
+    )
     start = int(torch.randint(max(1, real.shape[-1] - samples + 1), ()))
     return real[..., start : start + samples], fake[..., start : start + samples]
 

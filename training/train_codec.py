@@ -22,6 +22,9 @@ from accelerate.logging import get_logger
 from accelerate.utils import set_seed
 from codec_evaluation import draw_loss_curves, evaluate
 from codec_steps import CodecTrainer, TrainProgress, codebook_statistics, train_step
+from recipe import load_recipe
+from tqdm.auto import tqdm
+
 from hf_affectcodec import (
     AffectCodecConfig,
     AffectCodecDiscriminator,
@@ -30,8 +33,6 @@ from hf_affectcodec import (
     AffectCodecModel,
 )
 from hf_affectcodec.data.clips import RandomCrops, load_clips
-from recipe import load_recipe
-from tqdm.auto import tqdm
 
 
 logger = get_logger(__name__)
@@ -46,6 +47,7 @@ def parse_arguments(arguments=None):
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the recipe")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output-dir")
     parser.add_argument("--max-minutes", type=float, default=None, help="write a checkpoint and stop after this time")
+    parser.add_argument("--stop-at", type=int, default=None, metavar="STEP", help="write a checkpoint and stop there")
     parser.add_argument("--report-to", nargs="*", default=[], choices=["trackio", "tensorboard"])
     return parser.parse_args(arguments)
 
@@ -83,7 +85,9 @@ def build_trainer(recipe, report_to, output_dir) -> CodecTrainer:
 
 def _adamw(module, learning_rate, recipe):
     parameters = [p for p in module.parameters() if p.requires_grad]
-    return torch.optim.AdamW(parameters, lr=learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True)
+    return torch.optim.AdamW(
+        parameters, lr=learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
+    )
 
 
 def load_waveforms(sources, sampling_rate) -> list:
@@ -193,12 +197,16 @@ def run_evaluation(trainer: CodecTrainer, log: RunLog, waveforms, output_dir: Pa
     trainer.accelerator.wait_for_everyone()
 
 
-def train(trainer: CodecTrainer, crops, waveforms, output_dir: Path, max_minutes: float | None):
-    """Steps until the recipe's end, or until the time is up; returns whether the end was reached."""
+def train(trainer: CodecTrainer, crops, waveforms, output_dir: Path, max_minutes: float | None, stop_at: int | None):
+    """Steps until the recipe's end, until the time is up or until `stop_at`; returns whether the end was reached."""
     recipe, progress, started = trainer.recipe, trainer.progress, time.monotonic()
     log = RunLog(trainer, output_dir / "log.jsonl")
     bar = tqdm(
-        initial=progress.step, total=recipe.steps, unit="step", disable=not trainer.accelerator.is_main_process, mininterval=5
+        initial=progress.step,
+        total=recipe.steps,
+        unit="step",
+        disable=not trainer.accelerator.is_main_process,
+        mininterval=5,
     )
     while progress.step < recipe.steps:
         if progress.step in recipe.kmeans_steps:
@@ -206,15 +214,16 @@ def train(trainer: CodecTrainer, crops, waveforms, output_dir: Path, max_minutes
         scalars = train_step(trainer, to_device(crops[progress.step], trainer.accelerator.device))
         log.add(scalars)
         bar.update()
-        if progress.step % recipe.log_every == 0:
-            bar.set_postfix(mel=f"{scalars['mel']:.3f}", refresh=False)
-            log.write()
         last = progress.step == recipe.steps
-        if waveforms and (progress.step % recipe.evaluate_every == 0 or last):
-            run_evaluation(trainer, log, waveforms, output_dir)
         # Rank 0's clock decides for all, else ranks would part.
         spent = torch.tensor([time.monotonic() - started], device=trainer.accelerator.device)
         stop = max_minutes is not None and float(trainer.accelerator.gather(spent)[0]) > 60 * max_minutes
+        stop = stop or progress.step == stop_at
+        if progress.step % recipe.log_every == 0 or last or stop:
+            bar.set_postfix(mel=f"{scalars['mel']:.3f}", refresh=False)
+            log.write()
+        if waveforms and (progress.step % recipe.evaluate_every == 0 or last):
+            run_evaluation(trainer, log, waveforms, output_dir)
         if progress.step % recipe.checkpoint_every == 0 or last or stop:
             save_checkpoint(trainer, output_dir)
         if stop:
@@ -234,7 +243,9 @@ def main(arguments=None):
     trainer = build_trainer(recipe, args.report_to, args.output_dir)
     if trainer.accelerator.is_main_process:
         args.output_dir.mkdir(parents=True, exist_ok=True)
-        (args.output_dir / "recipe.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(recipe.to_dict()))), encoding="utf-8")
+        (args.output_dir / "recipe.yaml").write_text(
+            yaml.safe_dump(json.loads(json.dumps(recipe.to_dict()))), encoding="utf-8"
+        )
     trainer.accelerator.init_trackers("affectcodec", config={"recipe": recipe.name, "seed": recipe.seed})
     config = trainer.accelerator.unwrap_model(trainer.model).config
     crops = RandomCrops(
@@ -251,7 +262,7 @@ def main(arguments=None):
     if args.resume:
         trainer.accelerator.load_state(str(found[-1]))
         logger.info(f"resumed {found[-1]} at step {trainer.progress.step}")
-    finished = train(trainer, crops, waveforms, args.output_dir, args.max_minutes)
+    finished = train(trainer, crops, waveforms, args.output_dir, args.max_minutes, args.stop_at)
     trainer.accelerator.end_training()
     if trainer.accelerator.is_main_process:
         if finished:

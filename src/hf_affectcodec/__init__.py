@@ -7,6 +7,7 @@ from .modeling.configuration_affectcodec_discriminator import AffectCodecDiscrim
 from .modeling.feature_extraction_affectcodec import AffectCodecFeatureExtractor
 from .modeling.modeling_affectcodec import AffectCodecModel
 from .modeling.modeling_affectcodec_discriminator import AffectCodecDiscriminator
+from .shipped import pretrained_path
 
 
 __version__ = "0.1.0"
@@ -30,5 +31,6 @@ __all__ = [
     "AffectCodecDiscriminatorConfig",
     "AffectCodecFeatureExtractor",
     "AffectCodecModel",
+    "pretrained_path",
     "register",
 ]

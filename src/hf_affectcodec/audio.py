@@ -205,7 +205,8 @@ def _check_rate(rate: int, argument: str = "sampling_rate") -> None:
 def _reason(error: Exception) -> str:
     """The cause alone, in one line: no path, which the caller names, and no repr of a file object."""
     if isinstance(error, soundfile.LibsndfileError):
-        text = error.error_string
+        # what libsndfile says of an MP3 without a frame is "File does not exist or is not a regular file"
+        text = "no frames" if error.code == 7 else error.error_string
     elif isinstance(error, OSError) and error.strerror:
         text = error.strerror
     else:
@@ -261,6 +262,9 @@ def _check_complete(file: BinaryIO, label: str) -> None:
         end = 0 if length == 0xFFFF_FFFF else header + length
     elif magic == b"OggS":
         end = _ogg_end(file, size)
+    elif magic == b"\x1a\x45\xdf\xa3":
+        file.seek(0)
+        end = _matroska_end(file)
     elif magic == b"caff":
         end = _caf_end(file, size)
     else:  # FLAC is caught while decoding, MP3 as far as its header says how long it is
@@ -326,6 +330,21 @@ def _caf_end(file: BinaryIO, size: int) -> int:
         if header[:4] == b"data":
             return position
     return position if position > size else 0
+
+
+def _matroska_end(file: BinaryIO) -> int:
+    """Where the segment, the one element after the EBML header, ends."""
+    for identifier in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):
+        position = file.tell()
+        head = file.read(12)
+        if len(head) < 12 or head[:4] != identifier or head[4] == 0:
+            return 0
+        width = 9 - head[4].bit_length()  # bytes that hold the length; leading zeros of the first say how many
+        length = int.from_bytes(head[4 : 4 + width], "big") - (1 << 7 * width)
+        if length == (1 << 7 * width) - 1:  # streamed, length unknown
+            return 0
+        file.seek(position + 4 + width + (length if identifier[0] == 0x1A else 0))
+    return file.tell() + length
 
 
 def _ogg_end(file: BinaryIO, size: int) -> int:

@@ -52,7 +52,8 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor], config: AffectCodecC
         ValueError: for a name that has no counterpart.
     """
     stages = {side: _stage_names(config, side) for side in ("encoder", "decoder")}
-    codebook_buffers = {"inited": "inited", "cluster_size": "cluster_size", "embed": "embed", "embed_avg": "embed_sum"}
+    # Their `embed_avg` is `embed` times the counts; it is not kept here.
+    codebook_buffers = {"inited": "inited", "cluster_size": "cluster_size", "embed": "embed"}
     converted = {}
     for name, tensor in _plain_weights(state_dict).items():
         if match := re.fullmatch(r"(encoder|decoder)\.model\.(\d+)\.(.+)", name):
@@ -61,6 +62,8 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor], config: AffectCodecC
             rest = re.sub(r"conv(tr)?\.conv(tr)?\.", "", rest)
             converted[f"{side}.{stages[side][position]}.{rest}"] = tensor
         elif match := re.fullmatch(r"quantizer\.vq\.layers\.(\d+)\._codebook\.(\w+)", name):
+            if match[2] == "embed_avg":
+                continue
             target = codebook_buffers[match[2]]
             converted[f"quantizer.layers.{match[1]}.{target}"] = tensor.bool() if target == "inited" else tensor
         elif match := re.fullmatch(r"transform\.(weight|bias)", name):
@@ -88,7 +91,9 @@ def from_speechtokenizer(state_dict: dict[str, torch.Tensor], **config_changes) 
     new = ("guidance.", "self_guidance.")
     missing = [name for name in missing if not name.startswith(new) and not name.endswith(".updates")]
     if missing or unexpected:
-        raise ValueError(f"`state_dict` does not fit the configuration: missing {missing[:3]}, unexpected {unexpected[:3]}")
+        raise ValueError(
+            f"`state_dict` does not fit the configuration: missing {missing[:3]}, unexpected {unexpected[:3]}"
+        )
     return model
 
 

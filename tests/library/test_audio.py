@@ -174,7 +174,7 @@ BAD = {
     "playlist": (b"#EXTM3U\n#EXTINF:1,\n/etc/hostname\n", "not audio"),
     "zeros": (bytes(5000), "not audio"),
     "header-only": (wav_header(), "no samples"),
-    "short-header": (wav_header()[:30], "not audio"),
+    "short-header": (wav_header()[:30], "truncated"),
     "low-rate": (wav_header(rate=1, data=4000) + bytes(4000), "declares 1 Hz"),
     "high-rate": (wav_header(rate=4_000_000, data=4000) + bytes(4000), "declares 4000000 Hz"),
     "nan": (wav_header(bits=32, tag=3, data=400) + np.full(100, np.nan, np.float32).tobytes(), "NaN or infinite"),
@@ -243,6 +243,12 @@ def test_streamed_wav_declares_no_length():
     content = bytearray(wav_header(data=len(samples)) + samples)
     content[4:8] = content[40:44] = b"\xff\xff\xff\xff"  # what `ffmpeg -f wav -` writes
     assert load_audio(bytes(content)).shape == (1, 4000)
+
+
+def test_truncated_matroska():
+    header = b"\x1a\x45\xdf\xa3\x84\x42\x86\x81\x01"
+    with pytest.raises(AudioFileError, match="truncated .119 bytes, its header declares at least 219"):
+        load_audio(header + b"\x18\x53\x80\x67\x40\xcc" + bytes(104))
 
 
 def test_formats_left_to_torchcodec_are_named(monkeypatch):

@@ -2,11 +2,12 @@ import copy
 
 import pytest
 import torch
-from hf_affectcodec import AffectCodecConfig, AffectCodecFeatureExtractor, AffectCodecModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_config, tiny_model
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioTokenization, PreTrainedConfig
+
+from hf_affectcodec import AffectCodecConfig, AffectCodecFeatureExtractor, AffectCodecModel
 
 
 BACKBONES = ("seanet", "istft")
@@ -186,6 +187,17 @@ def test_bfloat16_autocast_keeps_the_quantizer_in_float32():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model(torch.randn(2, 1, 3200))
     assert seen["dtype"] == torch.float32
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_keeps_the_quantizer_in_float32(backbone, dtype, tmp_path):
+    tiny_model(backbone, self_guidance=True).save_pretrained(tmp_path)
+    model = AffectCodecModel.from_pretrained(tmp_path, dtype=dtype)
+    assert model.quantizer.layers[0].embed.dtype == torch.float32 and model.dtype == dtype
+    with torch.no_grad():
+        outputs = model(torch.randn(2, 1, 3200) * 0.3)
+    assert torch.isfinite(outputs.audio_values.float()).all() and outputs.audio_values.shape == (2, 1, 3200)
 
 
 def test_guidance_moves_latents_only_where_asked():

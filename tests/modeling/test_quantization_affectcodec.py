@@ -1,12 +1,13 @@
 import pytest
 import torch
+from tiny import tiny_config
+
 from hf_affectcodec.modeling.quantization_affectcodec import (
     AffectCodecCodebook,
     AffectCodecResidualVectorQuantizer,
     kmeans,
     nearest_codes,
 )
-from tiny import tiny_config
 
 
 def quantizer(**changes) -> AffectCodecResidualVectorQuantizer:
@@ -52,14 +53,34 @@ def test_commitment_reaches_the_encoder_from_every_layer():
 def test_update_equals_a_hand_worked_step():
     codebook = AffectCodecCodebook(tiny_config("istft", codebook_size=2, codebook_dim=1, dead_code_ratio=0.0))
     codebook.embed.copy_(torch.tensor([[0.0], [10.0]]))
-    codebook.embed_sum.copy_(torch.tensor([[0.0], [20.0]]))
     codebook.cluster_size.copy_(torch.tensor([4.0, 2.0]))
     codebook.update(torch.tensor([[1.0], [2.0], [11.0]]), torch.tensor([0, 0, 1]))
-    # counts .99 * [4, 2] + .01 * [2, 1]; sums .99 * [0, 20] + .01 * [3, 11]; smoothing adds 1e-5 to each count of 6.
+    # Counts .99 * [4, 2] + .01 * [2, 1]; sums .99 * [0, 10 * 2] + .01 * [3, 11]; smoothing adds 1e-5 to each count.
     assert codebook.cluster_size.tolist() == pytest.approx([3.98, 1.99])
-    assert codebook.embed_sum.flatten().tolist() == pytest.approx([0.03, 19.91])
+    old_second = (2 + 1e-5) / (6 + 2e-5) * 6
     smoothed = [(3.98 + 1e-5) / (5.97 + 2e-5) * 5.97, (1.99 + 1e-5) / (5.97 + 2e-5) * 5.97]
-    assert codebook.embed.flatten().tolist() == pytest.approx([0.03 / smoothed[0], 19.91 / smoothed[1]])
+    expected = [0.03 / smoothed[0], (0.99 * 10 * old_second + 0.11) / smoothed[1]]
+    assert codebook.embed.flatten().tolist() == pytest.approx(expected)
+
+
+def test_updates_equal_a_slow_moving_average():
+    """Against the textbook form that carries the sums: 50 updates of random data."""
+    torch.manual_seed(0)
+    codebook = AffectCodecCodebook(tiny_config("istft", codebook_size=8, codebook_dim=3, dead_code_ratio=0.0))
+    codebook.initialize(torch.randn(200, 3))
+    embed, size = codebook.embed.double(), codebook.cluster_size.double()
+    sums = embed * size[:, None]
+    for _ in range(50):
+        vectors = torch.randn(40, 3)
+        codes = nearest_codes(vectors, codebook.embed)
+        codebook.update(vectors, codes)
+        for k in range(8):
+            chosen = vectors[codes == k].double()
+            size[k] = 0.99 * size[k] + 0.01 * len(chosen)
+            sums[k] = 0.99 * sums[k] + 0.01 * chosen.sum(0)
+        embed = sums / size[:, None]
+    torch.testing.assert_close(codebook.embed.double(), embed, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(codebook.cluster_size.double(), size, atol=1e-4, rtol=1e-4)
 
 
 def test_revived_entries_survive_and_are_used():
@@ -70,7 +91,6 @@ def test_revived_entries_survive_and_are_used():
     codebook.embed[:2] = torch.randn(2, 4)
     codebook.cluster_size.fill_(1.0)
     codebook.cluster_size[2:] = 0.0
-    codebook.embed_sum.copy_(codebook.embed * codebook.cluster_size[:, None])
     for _ in range(300):
         vectors = torch.randn(256, 4)
         before = codebook.embed.clone()
@@ -92,7 +112,6 @@ def test_dead_does_not_depend_on_the_batch_size():
         codebook = AffectCodecCodebook(tiny_config("istft", codebook_size=4, codebook_dim=1))
         codebook.embed.copy_(torch.tensor([[0.0], [1.0], [2.0], [3.0]]))
         codebook.cluster_size.fill_(size / 4)
-        codebook.embed_sum.copy_(codebook.embed * size / 4)
         vectors = torch.arange(4.0).repeat(size // 4)[:, None]
         for _ in range(500):
             codebook.update(vectors, nearest_codes(vectors, codebook.embed))

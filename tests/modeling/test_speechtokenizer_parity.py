@@ -2,27 +2,30 @@
 
 import pytest
 import torch
-from hf_affectcodec.convert_speechtokenizer import from_speechtokenizer
 from speechtokenizer import SpeechTokenizer
+
+from hf_affectcodec.convert_speechtokenizer import from_speechtokenizer
 
 
 def reference(num_filters: int) -> SpeechTokenizer:
     torch.manual_seed(0)
-    model = SpeechTokenizer({
-        "n_filters": num_filters,
-        "dimension": 1024,
-        "strides": [8, 5, 4, 2],
-        "lstm_layers": 2,
-        "bidirectional": True,
-        "dilation_base": 2,
-        "residual_kernel_size": 3,
-        "n_residual_layers": 1,
-        "activation": "ELU",
-        "sample_rate": 16000,
-        "n_q": 8,
-        "semantic_dimension": 768,
-        "codebook_size": 1024,
-    }).eval()
+    model = SpeechTokenizer(
+        {
+            "n_filters": num_filters,
+            "dimension": 1024,
+            "strides": [8, 5, 4, 2],
+            "lstm_layers": 2,
+            "bidirectional": True,
+            "dilation_base": 2,
+            "residual_kernel_size": 3,
+            "n_residual_layers": 1,
+            "activation": "ELU",
+            "sample_rate": 16000,
+            "n_q": 8,
+            "semantic_dimension": 768,
+            "codebook_size": 1024,
+        }
+    ).eval()
     with torch.no_grad():
         # torch's own initialisation lets the signal die out under the biases, and codes would be decided by rounding.
         for name, parameter in model.named_parameters():

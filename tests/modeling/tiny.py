@@ -1,12 +1,19 @@
 """Tiny models for tests, with codebooks that hold something."""
 
 import torch
+
 from hf_affectcodec import AffectCodecConfig, AffectCodecModel
 
 
 TINY = {
     "seanet": {"num_filters": 4, "hidden_size": 32},
-    "istft": {"backbone": "istft", "hidden_size": 32, "intermediate_size": 64, "num_encoder_layers": 2, "num_decoder_layers": 2},
+    "istft": {
+        "backbone": "istft",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_encoder_layers": 2,
+        "num_decoder_layers": 2,
+    },
 }
 
 

@@ -29,7 +29,13 @@ def log_mel_spectrogram(
     """Natural log of the mel magnitude spectrogram: waveform [B, T] -> [B, frames, mel_bins], hop `window_length / 4`."""
     window, filters = _window_and_filters(window_length, mel_bins(window_length), sampling_rate, waveform.device)
     spectrum = torch.stft(
-        waveform.float(), window_length, window_length // 4, window=window, center=True, pad_mode="constant", return_complex=True
+        waveform.float(),
+        window_length,
+        window_length // 4,
+        window=window,
+        center=True,
+        pad_mode="constant",
+        return_complex=True,
     )
     power = torch.view_as_real(spectrum).square().sum(-1)
     # A floor inside the root keeps the gradient finite at silence.

@@ -1,0 +1,129 @@
+"""
+Speed of encode and decode against SpeechTokenizer of the same shape.
+
+    python -m hf_affectcodec.benchmarks.speed --threads 2 --seconds 10
+
+Both run in this process, on the same clip, with the same number of threads, in turns, so that whatever else the machine
+does falls on both. SpeechTokenizer (PyPI `speechtokenizer`) has the paper's sizes (n_filters 32) and random weights; the
+`seanet` row is AffectCodec with the same weights and equal codes; the `istft` row is another, smaller network.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+from tqdm.auto import tqdm
+
+from ..convert_speechtokenizer import from_speechtokenizer
+from ..modeling.modeling_affectcodec import AffectCodecModel
+from ..shipped import pretrained_path
+
+
+PEER_CONFIG = {
+    "n_filters": 32,
+    "dimension": 1024,
+    "strides": [8, 5, 4, 2],
+    "lstm_layers": 2,
+    "bidirectional": True,
+    "dilation_base": 2,
+    "residual_kernel_size": 3,
+    "n_residual_layers": 1,
+    "activation": "ELU",
+    "sample_rate": 16000,
+    "n_q": 8,
+    "semantic_dimension": 768,
+    "codebook_size": 1024,
+}
+
+
+def build_peer():
+    """SpeechTokenizer with the paper's sizes, random weights and random codebooks."""
+    try:
+        from speechtokenizer import SpeechTokenizer
+    except ImportError as error:
+        raise ImportError("the speed benchmark needs `speechtokenizer`: pip install hf-affectcodec[dev]") from error
+    torch.manual_seed(0)
+    peer = SpeechTokenizer(PEER_CONFIG).eval()
+    with torch.no_grad():
+        for layer in peer.quantizer.vq.layers:
+            layer._codebook.embed.normal_(std=0.02)
+            layer._codebook.inited.fill_(1)
+    return peer
+
+
+def time_in_turns(functions: dict, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each function, `rounds` times, one after the other; the first round warms up and is not kept."""
+    seconds = {name: [] for name in functions}
+    for round_index in tqdm(range(rounds + 1), desc="rounds"):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            if round_index:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+@torch.inference_mode()
+def measure(seconds: float, rounds: int, batch_size: int = 1) -> list[dict]:
+    """
+    Rows `{"system", "part", "seconds", "real_time", "ratio"}`: median seconds, times real time, and SpeechTokenizer's
+    seconds over ours (above 1 is faster).
+    """
+    waveform = 0.1 * torch.randn(batch_size, 1, round(seconds * 16000))
+    peer = build_peer()
+    systems = {
+        "affectcodec seanet, paper's size": from_speechtokenizer(
+            peer.state_dict(), num_filters=32, guidance_sources=()
+        ).eval(),
+        "affectcodec-mini istft, shipped": AffectCodecModel.from_pretrained(pretrained_path()).eval(),
+    }
+    codes = {"speechtokenizer": peer.encode(waveform)}
+    functions = {
+        ("speechtokenizer", "encode"): lambda: peer.encode(waveform),
+        ("speechtokenizer", "decode"): lambda: peer.decode(codes["speechtokenizer"]),
+    }
+    for name, model in systems.items():
+        codes[name] = model.encode(waveform).audio_codes
+        functions[name, "encode"] = lambda model=model: model.encode(waveform)
+        functions[name, "decode"] = lambda model=model, name=name: model.decode(codes[name])
+    equal = (codes["affectcodec seanet, paper's size"].transpose(0, 1) == codes["speechtokenizer"]).float().mean()
+    medians = {key: statistics.median(values) for key, values in time_in_turns(functions, rounds).items()}
+    return [
+        {
+            "system": system,
+            "part": part,
+            "seconds": median,
+            "real_time": batch_size * seconds / median,
+            "ratio": medians["speechtokenizer", part] / median,
+            "codes_equal_to_peer": float(equal) if system.startswith("affectcodec seanet") else None,
+        }
+        for (system, part), median in medians.items()
+    ]
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of the clip")
+    parser.add_argument("--rounds", type=int, default=7, help="measurements of each part; the median is printed")
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=None, help="default: torch's")
+    args = parser.parse_args(arguments)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    rows = measure(args.seconds, args.rounds, args.batch_size)
+    print(
+        f"float32, {torch.get_num_threads()} threads, {args.batch_size} x {args.seconds:g} s, median of {args.rounds}\n"
+    )
+    print("| system | part | seconds | x real time | x SpeechTokenizer |")
+    print("|---|---|---|---|---|")
+    for row in rows:
+        print(
+            f"| {row['system']} | {row['part']} | {row['seconds']:.3f} | {row['real_time']:.1f} | {row['ratio']:.2f} |"
+        )
+    equal = [row["codes_equal_to_peer"] for row in rows if row["codes_equal_to_peer"] is not None][0]
+    print(f"\ncodes of the seanet row equal to SpeechTokenizer's: {equal:.2%}")
+
+
+if __name__ == "__main__":
+    main()
