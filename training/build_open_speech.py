@@ -7,7 +7,7 @@
 | `open-prompts` | `asterisk-core-sounds-{en,es,fr,it,ru}-g722`, `asterisk-core-sounds-{en,es,fr,it,ru}` | telephone prompts |
 | `expressive-voices` | `hedgewars-data` | acted lines of game characters |
 
-It needs `dpkg-deb`, 250 MB to fetch and a few minutes; `apt-get` fetches the packages, or `--debs DIR` names a folder
+It needs `dpkg-deb`, 200 MB to fetch and a minute or two; `apt-get` fetches the packages, or `--debs DIR` names a folder
 that holds them already. A set whose files are all there is left alone (`--force` builds it again). Every file appears
 whole or not at all.
 

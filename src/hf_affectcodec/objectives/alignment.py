@@ -8,9 +8,9 @@ def window_centers(frame_lengths: torch.Tensor, text_lengths: torch.Tensor, num_
     r"""
     The token at which each frame's window is centred: i0 = clip(⌊t n / T'⌋, 1, n).
 
-    Frames t = 1..T' and tokens 1..n count from 1, as in Algorithm 1; what is returned counts from 0: i0 - 1. The rounding
-    is the algorithm's: where T' is at least n, the first token has nearly two shares of T' / n frames and the last token
-    only the last frame.
+    Frames t = 1..T' and tokens 1..n count from 1, as in Algorithm 1; what is returned counts from 0: i0 - 1. The
+    rounding is the algorithm's: where T' is at least n, the first token has nearly two shares of T' / n frames and the
+    last token only the last frame.
 
     Args:
         frame_lengths (`torch.Tensor` of shape `(batch,)`, integer): T', valid frames of each item.
@@ -70,8 +70,8 @@ def emotion_weights(
 
     Args:
         emotion (`torch.Tensor` of shape `(batch, frames, emotion_size)`, *optional*):
-            Emotion teacher's features at codec frames, linearly interpolated: with repeated ones nearly every d_t is 0.
-            None for uniform weights, γ = 1.
+            Emotion teacher's features at codec frames, linearly interpolated: with repeated ones most d_t are 0. None
+            for uniform weights, γ = 1.
         frame_mask (`torch.Tensor` of shape `(batch, frames)`): True (or 1) at valid frames, which come first.
         temperature (`float`, *optional*, defaults to 1.0):
             In the unit of d. 1 is Algorithm 1, larger values flatten the weights.
@@ -117,8 +117,8 @@ def alignment_loss(
     weights: `window=0` is hard (the one token at the frame's relative position), a window above 0 is soft;
     `emotion=None` weighs all frames alike. The paper's method is a soft window with emotion.
 
-    Where the paper is silent: w = 3; c* is a constant for the gradient, which would else run through the attention too;
-    q is Q⁽¹⁾ through a linear layer to the size of the text features; an empty transcript costs nothing.
+    Where the paper is silent: w = 3; c* is a constant for the gradient, which would else pass through the attention; q
+    is Q⁽¹⁾ through a linear layer to the size of the text features; an empty transcript costs nothing.
 
     Args:
         aligned_latents (`torch.Tensor` of shape `(batch, frames, size)`):

@@ -10,9 +10,9 @@ def pairwise_distances(
     r"""
     Euclidean distances between all frames of an item: r_tt' = ‖x_t - x_t'‖₂.
 
-    Computed as d² / √(d² + eps), which differs from d by less than eps / 2d, is 0 at d = 0 (a frame and itself, silence,
-    two frames with the same code) and has a finite gradient there. d² comes from a matrix of inner products, in float64
-    because float32 would lose small distances between long vectors. No tensor of (frames, frames, size) is made.
+    Computed as d² / √(d² + eps), which differs from d by less than eps / 2d, is 0 at d = 0 (a frame and itself,
+    silence, two frames with the same code) and has a finite gradient there. d² comes from a matrix of inner products,
+    in float64 because float32 would lose small distances of long vectors. No tensor of (frames, frames, size) is made.
 
     Args:
         features (`torch.Tensor` of shape `(batch, frames, size)`):
@@ -21,9 +21,9 @@ def pairwise_distances(
             True (or 1) at valid frames.
         normalize (`bool`, *optional*, defaults to `True`):
             Divide each item's distances by their mean over its T'² pairs of valid frames, which makes spaces of
-            different scale comparable. The paper states no scaling; relational knowledge distillation (Park et al. 2019,
-            arXiv 1904.05068) divides by the mean of the positive distances. A mean below √eps counts as √eps, so an item
-            without any distance stays at 0.
+            different scale comparable. The paper states no scaling; public code of relational knowledge
+            distillation (Park et al. 2019) divides by the mean of the positive distances. A mean below √eps counts as
+            √eps, so an item without any distance stays at 0.
         eps (`float`, *optional*, defaults to 1e-8):
             In squared units of the features.
 
@@ -115,8 +115,8 @@ def feature_distillation_loss(
     r"""
     Match one teacher frame by frame: 1/T' Σ_t mean |p_t - x_t| - log σ(cos(p_t, x_t)), then the mean over the batch.
 
-    The row "feature distillation" of Table 7, which relational distillation is compared with. We know no formula for it
-    from the paper; this is the per-frame form in the public training code of SpeechTokenizer (arXiv 2308.16692).
+    The row "feature distillation" of Table 7, which relational distillation is compared with. We know no formula for
+    it from the paper; this is the per-frame form in the public training code of SpeechTokenizer (arXiv 2308.16692).
 
     Args:
         predictions (`torch.Tensor` of shape `(batch, frames, size)`):

@@ -1,0 +1,502 @@
+"""
+Hub repositories: the folder that is uploaded, its card, its checks.
+
+    python -m hf_affectcodec.hub stage RUN/model STAGED --discriminator RUN/discriminator --recipe RUN/recipe.yaml --log RUN/log.jsonl
+    python -m hf_affectcodec.benchmarks.codec_table --models affectcodec=STAGED --data test.parquet --out RESULTS ...
+    python -m hf_affectcodec.hub stage RUN/model STAGED --overwrite ... --results RESULTS/table.json --repo-id ORG/NAME ...
+
+The first call stages everything but the card, so that what is measured is what is published (weights rounded to float16
+are other weights). The last one adds the card, and refuses results that were measured on other weights.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import AutoModel
+
+from .modeling.configuration_affectcodec import AffectCodecConfig
+from .modeling.configuration_affectcodec_discriminator import AffectCodecDiscriminatorConfig
+from .modeling.feature_extraction_affectcodec import AffectCodecFeatureExtractor
+from .modeling.modeling_affectcodec import AffectCodecModel
+from .modeling.modeling_affectcodec_discriminator import AffectCodecDiscriminator
+
+
+SUMS_FILE = "SHA256SUMS"
+# Every Auto class that a stranger may use -> the class of ours, as `auto_map` spells it.
+CODEC_AUTO_MAP = {
+    "AutoConfig": "configuration_affectcodec.AffectCodecConfig",
+    "AutoFeatureExtractor": "feature_extraction_affectcodec.AffectCodecFeatureExtractor",
+    "AutoModel": "modeling_affectcodec.AffectCodecModel",
+    "AutoModelForAudioTokenization": "modeling_affectcodec.AffectCodecModel",
+}
+REMOTE_CODE_CLASSES = {
+    AffectCodecConfig: "AutoConfig",
+    AffectCodecFeatureExtractor: "AutoFeatureExtractor",
+    AffectCodecModel: "AutoModel",
+    AffectCodecDiscriminatorConfig: "AutoConfig",
+    AffectCodecDiscriminator: "AutoModel",
+}
+TASK = "audio-to-audio"
+
+
+@dataclass(frozen=True)
+class CardValues:
+    """
+    What the card says that neither the model nor the run's files know.
+
+    Args:
+        repo_id (`str`): Where the model will live, `org/name`.
+        hardware (`str`): What it was trained on, in words.
+        train_minutes (`float`): Minutes of speech in the training split.
+        num_voices (`int`): Voices in it.
+        languages (`tuple[str]`): Language codes of the training data.
+        dataset (`str`, *optional*): Name of the data of the results, as `model-index` spells it.
+        dataset_name (`str`, *optional*): The same, for people.
+        dataset_split (`str`, *optional*): Split of the results.
+    """
+
+    repo_id: str
+    hardware: str
+    train_minutes: float
+    num_voices: int
+    languages: tuple[str, ...]
+    dataset: str = "open-prompts"
+    dataset_name: str = "Asterisk core prompts (en, es, fr, it, ru)"
+    dataset_split: str = "test"
+
+    def __post_init__(self):
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo_id):
+            raise ValueError(f"`repo_id` must look like org/name, got {self.repo_id!r}")
+        for name in ("hardware", "languages", "dataset", "dataset_name", "dataset_split"):
+            if not getattr(self, name):
+                raise ValueError(f"`{name}` is empty; the card prints no blanks")
+        for name in ("train_minutes", "num_voices"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)!r}")
+
+
+# ----- weights and code
+
+
+def half_state_dict(model) -> dict[str, torch.Tensor]:
+    """The state dict with floating tensors in float16, but for those that hold values which float16 cannot."""
+    state_dict = {}
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            half = tensor.half()
+            tensor = half if torch.isfinite(half).all() else tensor
+        state_dict[name] = tensor
+    return state_dict
+
+
+@contextmanager
+def _remote_code_export() -> Iterator[None]:
+    """Inside, `save_pretrained` also copies the code. Registering is for the process, so it is taken back."""
+    for cls, auto_class in REMOTE_CODE_CLASSES.items():
+        cls.register_for_auto_class(auto_class)
+    try:
+        yield
+    finally:
+        for cls in REMOTE_CODE_CLASSES:
+            cls._auto_class = None
+
+
+def _save(model, folder: Path, half: bool):
+    if half:
+        # The file holds float16; `config.dtype` stays that of the model, and is what it will be loaded in.
+        model.save_pretrained(folder, state_dict=half_state_dict(model))
+    else:
+        model.save_pretrained(folder)
+
+
+def _load(cls, folder, argument: str):
+    """In float32, complete and finite, or a ValueError that names the argument."""
+    if not (Path(folder) / "config.json").is_file():
+        raise ValueError(f"`{argument}` must be a folder with config.json and model.safetensors, got {str(folder)!r}")
+    try:
+        model, info = cls.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ValueError(f"`{argument}` {str(folder)!r} cannot be loaded: {' '.join(str(error).split())}") from error
+    wrong = sorted(info["missing_keys"]) + sorted(info["unexpected_keys"])
+    if wrong:
+        raise ValueError(f"`{argument}` {str(folder)!r} lacks weights or has others, {wrong[0]!r} for one")
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"`{argument}` {str(folder)!r} holds NaN or infinite values in {name!r}")
+    return model.eval()
+
+
+def _save_codec(model_dir: Path, folder: Path, half: bool):
+    model = _load(AffectCodecModel, model_dir, "model_dir")
+    if not all(bool(layer.inited) for layer in model.quantizer.layers):
+        raise ValueError(f"`model_dir` {str(model_dir)!r} holds codebooks that were never trained")
+    if (model_dir / "preprocessor_config.json").is_file():
+        extractor = AffectCodecFeatureExtractor.from_pretrained(model_dir)
+    else:
+        extractor = AffectCodecFeatureExtractor(sampling_rate=model.config.sampling_rate, hop_length=model.hop_length)
+    for name in ("sampling_rate", "hop_length"):
+        if getattr(extractor, name) != getattr(model.config, name):
+            raise ValueError(f"`model_dir`: `{name}` of preprocessor_config.json is not the model's")
+    model.config.auto_map = dict(CODEC_AUTO_MAP)
+    _save(model, folder, half)
+    extractor.save_pretrained(folder)
+
+
+def _save_discriminator(discriminator_dir: Path, folder: Path, half: bool):
+    discriminator = _load(AffectCodecDiscriminator, discriminator_dir, "discriminator_dir")
+    _save(discriminator, folder / "discriminator", half)
+    # transformers looks for the code of a subfolder's model in the root of the repository.
+    for path in (folder / "discriminator").glob("*.py"):
+        path.replace(folder / path.name)
+
+
+# ----- the run's files
+
+
+def _read_recipe(path: Path) -> dict:
+    """The recipe with the training machine's paths taken out: `{data_root}/` and the last two parts remain."""
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(recipe, dict):
+        raise ValueError(f"`recipe_file` {path.name} must be a YAML mapping")
+
+    def portable(source: str) -> str:
+        return "{data_root}/" + "/".join(Path(source).parts[-2:]) if os.path.isabs(source) else source
+
+    for split in ("train", "validation"):
+        for data in recipe.get(split) or []:
+            sources = data["source"]
+            data["source"] = portable(sources) if isinstance(sources, str) else [portable(item) for item in sources]
+    return recipe
+
+
+def _read_log(path: Path) -> dict:
+    """Steps and hours of a run. After a resume a step may stand in the log twice; the later row counts."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    seconds = {row["step"]: row["seconds"] for row in rows if "seconds" in row}
+    if not seconds:
+        raise ValueError(f"`log_file` {path.name} has no row with `step` and `seconds`")
+    return {"steps": max(seconds), "hours": sum(seconds.values()) / 3600}
+
+
+# ----- the card
+
+
+def _nan(value):
+    """null, as table.json writes NaN, back to NaN."""
+    if isinstance(value, dict):
+        return {key: _nan(item) for key, item in value.items()}
+    return math.nan if value is None else value
+
+
+def read_results(path: str | Path, model) -> tuple[str, dict]:
+    """
+    Args:
+        path (`str` or `Path`): `table.json` of the codec table.
+        model ([`AffectCodecModel`]): The one that is published.
+
+    Returns:
+        `tuple[str, dict]`: The model's name in the table, and the table.
+
+    Raises:
+        ValueError: The table was measured on other weights, or lacks a value of this model.
+    """
+    from .benchmarks.codec_table import METRICS
+    from .benchmarks.codecs import fingerprint
+
+    path = Path(path)
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        # The versions behind the digest are those of the measuring process, and may differ.
+        digests = {name: system["fingerprint"].split(" ")[0] for name, system in table["systems"].items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"`results_json` {path.name} is no table.json of the codec table ({error})") from error
+    digest = fingerprint(model).split(" ")[0]
+    names = [name for name, found in digests.items() if found == digest]
+    if not names:
+        raise ValueError(
+            f"`results_json` {path.name}: none of {sorted(digests)} is the staged model; "
+            "run the codec table on the staged folder"
+        )
+    system = table["systems"][names[0]]
+    values = {metric: system["metrics"].get(metric, {}).get("mean") for metric in METRICS}
+    values |= {name: system.get(name) for name in ("kbps", "times_real_time")}
+    missing = [name for name, value in values.items() if value is None]
+    if missing:
+        raise ValueError(f"`results_json` {path.name}: {names[0]} has no measured value of {', '.join(missing)}")
+    return names[0], {
+        **table,
+        "systems": {name: {**item, **_nan({**item, "failures": {}})} for name, item in table["systems"].items()},
+    }
+
+
+def _eval_results(name: str, table: dict, values: CardValues) -> list[EvalResult]:
+    from .benchmarks.codec_table import METRICS
+
+    protocol = table["protocol"]
+    return [
+        EvalResult(
+            task_type=TASK,
+            task_name="Speech coding",
+            dataset_type=values.dataset,
+            dataset_name=values.dataset_name,
+            dataset_split=values.dataset_split,
+            dataset_args={"file": protocol["data"], "sha256": protocol["data_sha256"], "clips": table["n_clips"]},
+            metric_type=metric,
+            metric_name=METRICS[metric].label,
+            metric_value=round(table["systems"][name]["metrics"][metric]["mean"], 4),
+        )
+        for metric in METRICS
+    ]
+
+
+def _results_table(table: dict) -> str:
+    from .benchmarks.codec_table import markdown
+
+    return markdown({**table, "comparisons": _nan(table["comparisons"])}).strip()
+
+
+def card_template_path(name: str) -> Path:
+    """The Jinja2 template of a card, in the installed package or in a checkout."""
+    here = Path(__file__).resolve()
+    for folder in (here.parent / "model_cards", here.parents[2] / "model_cards"):
+        path = folder / f"{name}.md.jinja"
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"no template model_cards/{name}.md.jinja in the package or the checkout")
+
+
+def codec_card(model, name: str, table: dict, recipe: dict, log: dict, values: CardValues, half: bool) -> ModelCard:
+    """
+    Args:
+        model ([`AffectCodecModel`]): As it is published.
+        name (`str`): Its name in the table.
+        table (`dict`): The results, see [`read_results`].
+        recipe (`dict`): The recipe it was trained by.
+        log (`dict`): `steps` and `hours` of the run.
+        values ([`CardValues`]): Everything else.
+        half (`bool`): Whether the weights are stored in float16.
+
+    Raises:
+        ValueError: The template uses something that is not there.
+    """
+    import jinja2
+
+    config = model.config
+    data = ModelCardData(
+        language=list(values.languages),
+        license="cc-by-sa-3.0",
+        library_name="transformers",
+        pipeline_tag=TASK,
+        tags=["audio", "speech", "neural-codec", "audio-tokenizer", "affectcodec", "arxiv:2605.11098"],
+        metrics=["pesq", "stoi"],
+        model_name=values.repo_id.split("/")[1],
+        eval_results=_eval_results(name, table, values),
+    )
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(card_template_path("affectcodec").read_text(encoding="utf-8"))
+    try:
+        content = template.render(
+            card_data=data.to_yaml(),
+            config=config,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            half=half,
+            recipe=recipe,
+            steps=log["steps"],
+            hours=log["hours"],
+            results_table=_results_table(table),
+            system=name,
+            **asdict(values),
+        )
+    except jinja2.UndefinedError as error:
+        raise ValueError(f"the card needs a value that is not there: {error}") from error
+    return ModelCard(content)
+
+
+# ----- staging
+
+
+def write_sums(folder: Path):
+    """`SHA256SUMS` of every other file, as `sha256sum -c` reads it."""
+    (folder / SUMS_FILE).write_text(
+        "".join(f"{digest}  {name}\n" for name, digest in _digests(folder).items()), encoding="utf-8"
+    )
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    digests = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name != SUMS_FILE:
+            digest = hashlib.sha256()
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+            digests[name] = digest.hexdigest()
+    return digests
+
+
+def verify_sums(folder: str | Path):
+    """
+    Raises:
+        ValueError: A file is missing, was added or has changed since `SHA256SUMS` was written.
+    """
+    folder = Path(folder)
+    if not (folder / SUMS_FILE).is_file():
+        raise ValueError(f"`folder` {folder.name!r} has no {SUMS_FILE}; stage it first")
+    lines = (folder / SUMS_FILE).read_text(encoding="utf-8").splitlines()
+    listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    found = _digests(folder)
+    for name in sorted(listed.keys() | found.keys()):
+        if listed.get(name) != found.get(name):
+            state = "is missing" if name not in found else "is not listed" if name not in listed else "has changed"
+            raise ValueError(f"`folder` {folder.name!r}: {name} {state} (by {SUMS_FILE})")
+
+
+def stage_codec(
+    model_dir: str | Path,
+    output_dir: str | Path,
+    *,
+    half: bool = True,
+    discriminator_dir: str | Path | None = None,
+    recipe_file: str | Path | None = None,
+    log_file: str | Path | None = None,
+    results_json: str | Path | None = None,
+    card_values: CardValues | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """
+    Builds the folder of a Hub repository that loads with this package, and without it by `trust_remote_code`.
+
+    Args:
+        model_dir (`str` or `Path`): A trained [`AffectCodecModel`], as the trainer saves it.
+        output_dir (`str` or `Path`): Where the folder goes; it appears only once it is whole.
+        half (`bool`, *optional*, defaults to `True`):
+            Store floating tensors, codebooks included, in float16. They load as float32 all the same.
+        discriminator_dir (`str` or `Path`, *optional*): Its discriminators, for the subfolder `discriminator`.
+        recipe_file, log_file (`str` or `Path`, *optional*): The run's `recipe.yaml` and `log.jsonl`.
+        results_json (`str` or `Path`, *optional*):
+            `table.json` of the codec table, measured on the folder staged without it. Without it there is no card.
+        card_values ([`CardValues`], *optional*): What else the card says.
+        overwrite (`bool`, *optional*, defaults to `False`): Replace `output_dir` if it is there.
+
+    Returns:
+        `Path`: `output_dir`.
+
+    Raises:
+        ValueError: An argument is malformed, the card lacks a value, or the results are of other weights.
+    """
+    model_dir, output_dir = Path(model_dir), Path(output_dir)
+    if output_dir.exists() and not overwrite:
+        raise ValueError(f"`output_dir` {str(output_dir)!r} exists; remove it or pass overwrite")
+    if results_json is not None:
+        for name, value in (("recipe_file", recipe_file), ("log_file", log_file), ("card_values", card_values)):
+            if value is None:
+                raise ValueError(f"`{name}` is needed for the card that `results_json` asks for")
+    files = {"model_dir": model_dir, "discriminator_dir": discriminator_dir, "recipe_file": recipe_file}
+    for name, path in (files | {"log_file": log_file, "results_json": results_json}).items():
+        if path is not None and not Path(path).exists():
+            raise ValueError(f"`{name}` {str(path)!r} does not exist")
+
+    part = output_dir.with_name(output_dir.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        with _remote_code_export():
+            _save_codec(model_dir, part, half)
+            if discriminator_dir is not None:
+                _save_discriminator(Path(discriminator_dir), part, half)
+        recipe = log = None
+        if recipe_file is not None:
+            recipe = _read_recipe(Path(recipe_file))
+            (part / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+        if log_file is not None:
+            log = _read_log(Path(log_file))
+            shutil.copyfile(log_file, part / "log.jsonl")
+        model = _load(AutoModel, part, "output_dir")
+        if results_json is not None:
+            # As anybody loads it, without a word on precision.
+            model = AutoModel.from_pretrained(part).eval()
+            name, table = read_results(results_json, model)
+            codec_card(model, name, table, recipe, log, card_values, half).save(part / "README.md")
+        write_sums(part)
+        if output_dir.exists():
+            shutil.rmtree(output_dir)
+        part.rename(output_dir)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return output_dir
+
+
+# ----- command line
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hf_affectcodec.hub", description="Hub repositories of the codec.")
+    stage = parser.add_subparsers(dest="command", required=True).add_parser(
+        "stage", help="build a repository's folder"
+    )
+    stage.add_argument("model_dir", type=Path)
+    stage.add_argument("output_dir", type=Path)
+    stage.add_argument("--full", action="store_true", help="store float32 (default: float16)")
+    stage.add_argument("--discriminator", type=Path, help="folder of the discriminators")
+    stage.add_argument("--recipe", type=Path, help="the run's recipe.yaml")
+    stage.add_argument("--log", type=Path, help="the run's log.jsonl")
+    stage.add_argument("--results", type=Path, help="table.json measured on the folder staged without a card")
+    stage.add_argument("--overwrite", action="store_true", help="replace output_dir")
+    card = stage.add_argument_group("card, with --results")
+    card.add_argument("--repo-id", help="org/name")
+    card.add_argument("--hardware", help="what it was trained on, in words")
+    card.add_argument("--train-minutes", type=float, help="minutes of speech in the training split")
+    card.add_argument("--num-voices", type=int, help="voices in it")
+    card.add_argument("--languages", nargs="+", help="language codes")
+    return parser
+
+
+def _card_values(options: argparse.Namespace) -> CardValues | None:
+    if options.results is None:
+        return None
+    names = ("repo_id", "hardware", "train_minutes", "num_voices", "languages")
+    missing = ["--" + name.replace("_", "-") for name in names if getattr(options, name) is None]
+    if missing:
+        raise ValueError(f"the card needs {' '.join(missing)}")
+    return CardValues(**{name: getattr(options, name) for name in names[:-1]}, languages=tuple(options.languages))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
+    try:
+        folder = stage_codec(
+            options.model_dir,
+            options.output_dir,
+            half=not options.full,
+            discriminator_dir=options.discriminator,
+            recipe_file=options.recipe,
+            log_file=options.log,
+            results_json=options.results,
+            card_values=_card_values(options),
+            overwrite=options.overwrite,
+        )
+    except (ValueError, OSError, ImportError) as error:
+        sys.stderr.write(f"hub: error: {' '.join(str(error).split())}\n")
+        return 2
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    card = "with its card" if options.results is not None else "without a card: measure it, then add --results"
+    sys.stdout.write(f"{folder}: {size / 1e6:.1f} MB, {card}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
