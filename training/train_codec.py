@@ -48,20 +48,25 @@ def parse_arguments(arguments=None):
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output-dir")
     parser.add_argument("--max-minutes", type=float, default=None, help="write a checkpoint and stop after this time")
     parser.add_argument("--stop-at", type=int, default=None, metavar="STEP", help="write a checkpoint and stop there")
-    parser.add_argument("--report-to", nargs="*", default=[], choices=["trackio", "tensorboard"])
+    parser.add_argument(
+        "--report-to", nargs="*", default=[], choices=["trackio", "tensorboard"], help="trackers beside log.jsonl"
+    )
     return parser.parse_args(arguments)
 
 
 def build_trainer(recipe, report_to, output_dir) -> CodecTrainer:
+    config = AffectCodecConfig(**recipe.model)
+    # Guidance and the alignment head get no gradient in a step without teacher features, and DDP must know.
+    unused = bool(config.guidance_sources) or config.alignment_feature_size is not None
     accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision,
         log_with=report_to or None,
         project_dir=str(output_dir),
         # Codebooks are kept equal by their own all-reduce; broadcasting rank 0's would throw the other ranks' away.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused)],
     )
     set_seed(recipe.seed)
-    model = AffectCodecModel(AffectCodecConfig(**recipe.model))
+    model = AffectCodecModel(config)
     if recipe.weight_norm:
         model.apply_weight_norm()
     # The codec comes first: it is the checkpoint's model.safetensors, the discriminators its model_1.safetensors.
@@ -76,7 +81,6 @@ def build_trainer(recipe, report_to, output_dir) -> CodecTrainer:
     accelerator.register_for_checkpointing(progress)
     # Ranks start from one seed so that their weights agree; from here on each draws its own dropout.
     torch.manual_seed(recipe.seed + 1 + accelerator.process_index)
-    config = accelerator.unwrap_model(model).config
     counts = torch.zeros(config.num_quantizers, config.codebook_size, dtype=torch.long)
     return CodecTrainer(
         accelerator, recipe, model, optimizer, discriminator, discriminator_optimizer, progress, counts

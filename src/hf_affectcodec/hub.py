@@ -1,7 +1,8 @@
-"""
+r"""
 Hub repositories: the folder that is uploaded, its card, its checks.
 
-    python -m hf_affectcodec.hub stage RUN/model STAGED --discriminator RUN/discriminator --recipe RUN/recipe.yaml --log RUN/log.jsonl
+    python -m hf_affectcodec.hub stage RUN/model STAGED --discriminator RUN/discriminator \
+        --recipe RUN/recipe.yaml --log RUN/log.jsonl
     python -m hf_affectcodec.benchmarks.codec_table --models affectcodec=STAGED --data test.parquet --out RESULTS ...
     python -m hf_affectcodec.hub stage RUN/model STAGED --overwrite ... --results RESULTS/table.json --repo-id ORG/NAME ...
 
@@ -16,7 +17,9 @@ import math
 import os
 import re
 import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -122,25 +125,28 @@ def _save(model, folder: Path, half: bool):
         model.save_pretrained(folder)
 
 
-def _load(cls, folder, argument: str):
+def _load(cls, folder, argument: str, **options):
     """In float32, complete and finite, or a ValueError that names the argument."""
+    where = f"`{argument}` {str(folder)!r}"
     if not (Path(folder) / "config.json").is_file():
-        raise ValueError(f"`{argument}` must be a folder with config.json and model.safetensors, got {str(folder)!r}")
+        raise ValueError(f"{where} must be a folder with config.json and model.safetensors")
     try:
-        model, info = cls.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        model, info = cls.from_pretrained(folder, output_loading_info=True, **options)
     except (ValueError, RuntimeError, OSError) as error:
-        raise ValueError(f"`{argument}` {str(folder)!r} cannot be loaded: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{where} cannot be loaded: {' '.join(str(error).split())}") from error
     wrong = sorted(info["missing_keys"]) + sorted(info["unexpected_keys"])
     if wrong:
-        raise ValueError(f"`{argument}` {str(folder)!r} lacks weights or has others, {wrong[0]!r} for one")
+        raise ValueError(f"{where} lacks weights or has others, {wrong[0]!r} for one")
     for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise ValueError(f"{where} loads {name!r} as {tensor.dtype}, not as float32")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ValueError(f"`{argument}` {str(folder)!r} holds NaN or infinite values in {name!r}")
+            raise ValueError(f"{where} holds NaN or infinite values in {name!r}")
     return model.eval()
 
 
 def _save_codec(model_dir: Path, folder: Path, half: bool):
-    model = _load(AffectCodecModel, model_dir, "model_dir")
+    model = _load(AffectCodecModel, model_dir, "model_dir", dtype=torch.float32)
     if not all(bool(layer.inited) for layer in model.quantizer.layers):
         raise ValueError(f"`model_dir` {str(model_dir)!r} holds codebooks that were never trained")
     if (model_dir / "preprocessor_config.json").is_file():
@@ -156,7 +162,7 @@ def _save_codec(model_dir: Path, folder: Path, half: bool):
 
 
 def _save_discriminator(discriminator_dir: Path, folder: Path, half: bool):
-    discriminator = _load(AffectCodecDiscriminator, discriminator_dir, "discriminator_dir")
+    discriminator = _load(AffectCodecDiscriminator, discriminator_dir, "discriminator_dir", dtype=torch.float32)
     _save(discriminator, folder / "discriminator", half)
     # transformers looks for the code of a subfolder's model in the root of the repository.
     for path in (folder / "discriminator").glob("*.py"):
@@ -236,10 +242,7 @@ def read_results(path: str | Path, model) -> tuple[str, dict]:
     missing = [name for name, value in values.items() if value is None]
     if missing:
         raise ValueError(f"`results_json` {path.name}: {names[0]} has no measured value of {', '.join(missing)}")
-    return names[0], {
-        **table,
-        "systems": {name: {**item, **_nan({**item, "failures": {}})} for name, item in table["systems"].items()},
-    }
+    return names[0], {**table, "systems": _nan(table["systems"]), "comparisons": _nan(table["comparisons"])}
 
 
 def _eval_results(name: str, table: dict, values: CardValues) -> list[EvalResult]:
@@ -260,12 +263,6 @@ def _eval_results(name: str, table: dict, values: CardValues) -> list[EvalResult
         )
         for metric in METRICS
     ]
-
-
-def _results_table(table: dict) -> str:
-    from .benchmarks.codec_table import markdown
-
-    return markdown({**table, "comparisons": _nan(table["comparisons"])}).strip()
 
 
 def card_template_path(name: str) -> Path:
@@ -294,6 +291,8 @@ def codec_card(model, name: str, table: dict, recipe: dict, log: dict, values: C
     """
     import jinja2
 
+    from .benchmarks.codec_table import markdown
+
     config = model.config
     data = ModelCardData(
         language=list(values.languages),
@@ -316,7 +315,7 @@ def codec_card(model, name: str, table: dict, recipe: dict, log: dict, values: C
             recipe=recipe,
             steps=log["steps"],
             hours=log["hours"],
-            results_table=_results_table(table),
+            results_table=markdown(table).strip(),
             system=name,
             **asdict(values),
         )
@@ -425,10 +424,11 @@ def stage_codec(
         if log_file is not None:
             log = _read_log(Path(log_file))
             shutil.copyfile(log_file, part / "log.jsonl")
+        # As anybody loads them, without a word on precision.
         model = _load(AutoModel, part, "output_dir")
+        if discriminator_dir is not None:
+            _load(AutoModel, part / "discriminator", "output_dir")
         if results_json is not None:
-            # As anybody loads it, without a word on precision.
-            model = AutoModel.from_pretrained(part).eval()
             name, table = read_results(results_json, model)
             codec_card(model, name, table, recipe, log, card_values, half).save(part / "README.md")
         write_sums(part)
@@ -438,6 +438,103 @@ def stage_codec(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return output_dir
+
+
+# ----- loading in a clean process
+
+PROBE = """
+import hashlib, json, sys
+
+source, package = sys.argv[1], sys.argv[2] == "package"
+
+
+class NoPackage:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "hf_affectcodec":
+            raise ModuleNotFoundError("hf_affectcodec is kept out of this process")
+
+
+if not package:
+    sys.meta_path.insert(0, NoPackage())
+import torch
+from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioTokenization
+
+if package:
+    import hf_affectcodec
+torch.set_num_threads(1)
+options = {} if package else {"trust_remote_code": True}
+model = AutoModelForAudioTokenization.from_pretrained(source, **options).eval()
+assert type(AutoModel.from_pretrained(source, **options)).__name__ == type(model).__name__
+extractor = AutoFeatureExtractor.from_pretrained(source, **options)
+generator = torch.Generator().manual_seed(0)
+waveform = 0.1 * torch.randn(model.config.sampling_rate, generator=generator)
+inputs = extractor(waveform, sampling_rate=model.config.sampling_rate, return_tensors="pt")
+with torch.inference_mode():
+    codes = model.encode(**inputs).audio_codes
+    values = model.decode(codes).audio_values
+digest = lambda tensor: hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
+result = {
+    "codes": digest(codes),
+    "audio": digest(values),
+    "dtypes": sorted({str(tensor.dtype) for tensor in model.parameters()}),
+    "package": "hf_affectcodec" in sys.modules,
+}
+print("\\n" + json.dumps(result))
+"""
+
+
+def load_in_clean_process(source: str | Path, package: bool, environment: dict[str, str] | None = None) -> dict:
+    """
+    Loads a codec in a fresh interpreter, with this package or as `trust_remote_code` without it, and codes noise.
+
+    Args:
+        source (`str` or `Path`): Folder or Hub id.
+        package (`bool`): Whether this package may be imported there.
+        environment (`dict[str, str]`, *optional*): More environment variables. Without any, the Hub is not asked.
+
+    Returns:
+        `dict`: SHA-256 of `codes` and `audio`, `dtypes` of the parameters, and whether the `package` was imported.
+
+    Raises:
+        ValueError: It does not load; the message is the interpreter's last line.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        # A cache of its own: code or files that an earlier load left behind would hide what is missing.
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", **(environment or {}), "HF_HOME": folder}
+        for name in ("HF_MODULES_CACHE", "HF_HUB_CACHE", "PYTHONPATH"):
+            environment.pop(name, None)
+        source = str(source.resolve()) if isinstance(source, Path) else source
+        command = [sys.executable, "-I", "-c", PROBE, source, "package" if package else "no-package"]
+        process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if process.returncode:
+        reason = (process.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ValueError(f"{source!r} does not load {'with' if package else 'without'} hf_affectcodec: {reason}")
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def check_staged(folder: str | Path):
+    """
+    Everything that can be checked before an upload: the card, the sums, and that the folder loads with and without
+    this package, in float32, to the same outputs bit for bit.
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    folder = Path(folder)
+    verify_sums(folder)
+    if not (folder / "README.md").is_file():
+        raise ValueError(f"`folder` {folder.name!r} has no README.md; stage it with results")
+    if not ModelCard.load(folder / "README.md").data.eval_results:
+        raise ValueError(f"`folder` {folder.name!r}: README.md has no measured results")
+    unsafe = sorted(p.name for p in folder.rglob("*") if p.suffix in (".bin", ".ckpt", ".pkl", ".pt", ".pth"))
+    if unsafe:
+        raise ValueError(f"`folder` {folder.name!r} holds {unsafe[0]}; only safetensors are published")
+    without, with_package = (load_in_clean_process(folder, package) for package in (False, True))
+    if without["package"] or not with_package["package"] or without["dtypes"] != ["torch.float32"]:
+        raise ValueError(f"`folder` {folder.name!r} loads in another way than it should: {without}, {with_package}")
+    for name in ("codes", "audio"):
+        if without[name] != with_package[name]:
+            raise ValueError(f"`folder` {folder.name!r}: {name} differ with and without hf_affectcodec")
 
 
 # ----- command line

@@ -125,6 +125,42 @@ def test_time_limit_writes_a_checkpoint(data_root, tmp_path):
     assert [path.name for path in train_codec.checkpoints(tmp_path)] == ["checkpoint-00000001"]
 
 
+def test_the_papers_recipe_shrunken(data_root, tmp_path):
+    """SEANet with weight norm and idle guidance, all three families of discriminators: what `affectcodec.yaml` runs."""
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(
+        f"""
+base: {ROOT / "training/recipes/codec/affectcodec.yaml"}
+name: tiny
+model: {{num_filters: 4, hidden_size: 32, codebook_size: 64, emotion_feature_size: 8, semantic_feature_size: 8}}
+discriminator: {{stft_filters: 4, stft_n_ffts: [256], periods: [2], period_channels: [4, 8], num_scales: 1,
+  scale_channels: [8, 8], scale_kernel_sizes: [15, 5], scale_strides: [2, 1], scale_groups: [1, 1]}}
+train: [{{source: "{data_root}/train.parquet"}}]
+validation: []
+steps: 3
+discriminator_start: 1
+crop_seconds: 0.5
+batch_size: 2
+kmeans_steps: [0]
+mixed_precision: "no"
+"""
+    )
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+    train_codec.main(["--recipe", str(recipe), "--output-dir", str(tmp_path / "run")])
+    model = AffectCodecModel.from_pretrained(tmp_path / "run/model").eval()
+    assert not any("parametrizations" in name for name in model.state_dict())
+    with torch.no_grad():
+        assert model(torch.randn(1, 1, 3200)).audio_values.shape == (1, 1, 3200)
+
+
+def test_trackers(data_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    run(tmp_path / "run", data_root, "--report-to", "tensorboard", "trackio", "--set", "steps=5")
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+    assert list((tmp_path / "trackio").rglob("*.db"))
+
+
 def test_folder_and_resume_must_fit(data_root, tmp_path, unbroken):
     with pytest.raises(SystemExit, match="--resume"):
         run(unbroken, data_root)

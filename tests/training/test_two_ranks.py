@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import torch
-from hf_affectcodec.modeling.quantization_affectcodec import AffectCodecResidualVectorQuantizer
 from tiny import tiny_config
+
+from hf_affectcodec.modeling.quantization_affectcodec import AffectCodecResidualVectorQuantizer
 
 
 HERE = Path(__file__).resolve().parent
@@ -32,4 +33,6 @@ def test_two_ranks_equal_one(tmp_path):
         assert torch.equal(first[name], second[name]), name
         if expected.is_floating_point():
             # Sums in another order: not bit for bit.
-            torch.testing.assert_close(first[name], expected, atol=1e-5, rtol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+            torch.testing.assert_close(
+                first[name], expected, atol=1e-5, rtol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
+            )

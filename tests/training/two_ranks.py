@@ -4,8 +4,9 @@ import sys
 
 import torch
 import torch.distributed as dist
-from hf_affectcodec.modeling.quantization_affectcodec import AffectCodecResidualVectorQuantizer
 from tiny import tiny_config
+
+from hf_affectcodec.modeling.quantization_affectcodec import AffectCodecResidualVectorQuantizer
 
 
 def main(out: str):
