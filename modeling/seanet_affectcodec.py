@@ -1,4 +1,4 @@
-"""SEANet encoder and decoder: convolutions at sample rate with LSTMs at frame rate (Tagliasacchi et al. 2020; arXiv 2605.11098, App. G.1)."""
+"""SEANet encoder and decoder: convolutions at sample rate, LSTMs at frame rate (Tagliasacchi et al. 2020; arXiv 2605.11098)."""
 
 import torch
 import torch.nn.functional as F

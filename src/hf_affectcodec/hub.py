@@ -275,7 +275,9 @@ def card_template_path(name: str) -> Path:
     raise FileNotFoundError(f"no template model_cards/{name}.md.jinja in the package or the checkout")
 
 
-def codec_card(model, name: str, table: dict, recipe: dict, log: dict, values: CardValues, half: bool) -> ModelCard:
+def codec_card(
+    model, name: str, table: dict, recipe: dict, log: dict, values: CardValues, half: bool, discriminator: bool
+) -> ModelCard:
     """
     Args:
         model ([`AffectCodecModel`]): As it is published.
@@ -285,13 +287,14 @@ def codec_card(model, name: str, table: dict, recipe: dict, log: dict, values: C
         log (`dict`): `steps` and `hours` of the run.
         values ([`CardValues`]): Everything else.
         half (`bool`): Whether the weights are stored in float16.
+        discriminator (`bool`): Whether the discriminators go along.
 
     Raises:
         ValueError: The template uses something that is not there.
     """
     import jinja2
 
-    from .benchmarks.codec_table import markdown
+    from .benchmarks.codec_table import METRICS, markdown
 
     config = model.config
     data = ModelCardData(
@@ -300,7 +303,7 @@ def codec_card(model, name: str, table: dict, recipe: dict, log: dict, values: C
         library_name="transformers",
         pipeline_tag=TASK,
         tags=["audio", "speech", "neural-codec", "audio-tokenizer", "affectcodec", "arxiv:2605.11098"],
-        metrics=["pesq", "stoi"],
+        metrics=list(METRICS),
         model_name=values.repo_id.split("/")[1],
         eval_results=_eval_results(name, table, values),
     )
@@ -312,6 +315,7 @@ def codec_card(model, name: str, table: dict, recipe: dict, log: dict, values: C
             config=config,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             half=half,
+            discriminator=discriminator,
             recipe=recipe,
             steps=log["steps"],
             hours=log["hours"],
@@ -430,7 +434,8 @@ def stage_codec(
             _load(AutoModel, part / "discriminator", "output_dir")
         if results_json is not None:
             name, table = read_results(results_json, model)
-            codec_card(model, name, table, recipe, log, card_values, half).save(part / "README.md")
+            card = codec_card(model, name, table, recipe, log, card_values, half, discriminator_dir is not None)
+            card.save(part / "README.md")
         write_sums(part)
         if output_dir.exists():
             shutil.rmtree(output_dir)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .alignment import SAMPLING_RATE, interpolate_to_frames, num_codec_frames
+from .alignment import FRAME_RATE, SAMPLING_RATE, interpolate_to_frames, num_codec_frames
 from .frozen import check_waveforms
 
 
@@ -18,7 +18,7 @@ except ImportError as error:
     raise ImportError("the eGeMAPS teacher needs `opensmile`: pip install hf-affectcodec[ser]") from error
 
 
-STEP = 0.01  # s between descriptors
+_PER_FRAME = 2  # descriptors a codec frame
 _SHORTEST = 1600  # samples; openSMILE gives nothing for less than its longest window (0.06 s) and some smoothing
 
 
@@ -72,8 +72,8 @@ class EgemapsTeacher:
         padded = torch.nn.functional.pad(waveform, (0, max(0, _SHORTEST - len(waveform))))
         table = self.smile.process_signal(padded.numpy(), SAMPLING_RATE)
         descriptors = torch.from_numpy(table.to_numpy(dtype="float32", copy=True))
-        # the time of descriptor i in units of codec frames is i / 2 + 0.5, without rounding where i is even
-        times = (torch.arange(len(descriptors), dtype=torch.float64) / 2 + 0.5) / (0.5 / STEP)
+        # counted in codec frames, so that every second time is the very number of a codec frame's
+        times = (torch.arange(len(descriptors), dtype=torch.float64) / _PER_FRAME + 0.5) / FRAME_RATE
         features = interpolate_to_frames(descriptors, times, num_codec_frames(len(waveform)))
         return features if self.mean is None else (features - self.mean) / self.std
 

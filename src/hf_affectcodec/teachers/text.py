@@ -5,7 +5,7 @@ One vector a word piece, not a frame: the emotion-weighted alignment (Algorithm 
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -86,7 +86,8 @@ class TextTeacher:
     Args:
         model (`BertModel`): Or any text encoder with `hidden_states`. Frozen in place.
         tokenizer (`PreTrainedTokenizerFast`): Its tokenizer.
-        recognizer (callable, *optional*): Waveforms to transcripts, as [`CTCRecognizer`]; not needed for given ones.
+        recognizer ([`CTCRecognizer`], *optional*): Or any callable from waveforms to transcripts with a `description`; not
+            needed for given transcripts.
         source (`str`, *optional*): Where the text model came from, for `description`.
         revision (`str`, *optional*): Commit it came from, for `description`.
 
@@ -98,7 +99,7 @@ class TextTeacher:
         self,
         model: torch.nn.Module,
         tokenizer,
-        recognizer: Callable[[Sequence[torch.Tensor]], list[str]] | None = None,
+        recognizer: CTCRecognizer | None = None,
         source: str | None = None,
         revision: str | None = None,
     ):
@@ -115,7 +116,7 @@ class TextTeacher:
             "revision": revision,
             "weights_sha256": weights_sha256(model),
             "feature_size": self.feature_size,
-            "recognizer": getattr(recognizer, "description", None),
+            "recognizer": None if recognizer is None else recognizer.description,
         }
 
     @classmethod

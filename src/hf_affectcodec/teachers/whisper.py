@@ -6,7 +6,7 @@ import torch
 from transformers import AutoFeatureExtractor, WhisperModel
 
 from .frames import FrameTeacher
-from .frozen import commit_of, freeze, load_frozen
+from .frozen import commit_of, load_frozen
 
 
 class WhisperTeacher(FrameTeacher):
@@ -34,7 +34,7 @@ class WhisperTeacher(FrameTeacher):
     ):
         encoder = model.encoder if isinstance(model, WhisperModel) else model
         super().__init__(
-            freeze(encoder),
+            encoder,
             processor,
             layer=layer,
             window_seconds=processor.chunk_length,
