@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from codec_distillation import distillation_losses, guidance_arguments
 
 from hf_affectcodec.objectives.adversarial import (
     hinge_discriminator_loss,
@@ -113,15 +114,17 @@ def _adversarial_losses(trainer, real, fake):
 
 def train_step(trainer: CodecTrainer, batch: dict) -> dict[str, float]:
     """
-    One step of both networks on a batch with `input_values` [B, 1, T] and `padding_mask` [B, T].
+    One step of both networks on a batch with `input_values` [B, 1, T] and `padding_mask` [B, T], and, where the recipe has
+    teachers, their features as `codec_distillation.TeacherCrops` adds them.
 
     Returns the scalars to log; advances `trainer.progress.step`.
     """
     recipe, weights = trainer.recipe, trainer.recipe.loss_weights
     real, padding_mask = batch["input_values"], batch["padding_mask"]
     trainer.model.train()
+    guidance = guidance_arguments(trainer, batch)
     with trainer.accelerator.autocast():
-        outputs = trainer.model(real, padding_mask=padding_mask)
+        outputs = trainer.model(real, padding_mask=padding_mask, **guidance)
     fake = outputs.audio_values.float()
     trainer.code_counts += count_codes(outputs, trainer.code_counts.shape[1])
 
@@ -129,6 +132,7 @@ def train_step(trainer: CodecTrainer, batch: dict) -> dict[str, float]:
     losses = {"mel": multi_scale_mel_loss(fake, real), "commitment": outputs.loss}
     if weights.waveform:
         losses["waveform"] = (fake - real).abs().mean()
+    losses |= distillation_losses(recipe, outputs, batch)
     if adversary_active(recipe, trainer.progress.step):
         real_part, fake_part = judged_part(trainer, real, fake)
         if trainer.progress.step % recipe.discriminator_every == 0:

@@ -17,6 +17,21 @@ class DataSource:
 
 
 @dataclass
+class TeacherSource:
+    """
+    Cached teacher features (`extract_features.py`) and which of its teachers plays which part; `None`: no such teacher.
+
+    Frame features in `standardize` are z-scored with the statistics of the cache.
+    """
+
+    folder: str
+    emotion: str | None = None
+    semantic: str | None = None
+    text: str | None = None
+    standardize: list[str] = field(default_factory=list)
+
+
+@dataclass
 class LossWeights:
     """Weights of the terms of L_total (arXiv 2605.11098, Eq. for L_total; the paper states none of them)."""
 
@@ -25,6 +40,12 @@ class LossWeights:
     feature: float = 2.0
     commitment: float = 10.0
     waveform: float = 0.0
+    relational: float = 0.0
+    alignment: float = 0.0
+    self_guidance: float = 0.0
+
+    def need_teachers(self) -> bool:
+        return any((self.relational, self.alignment, self.self_guidance))
 
 
 @dataclass
@@ -36,6 +57,13 @@ class CodecRecipe:
     train: list[DataSource]
     validation: list[DataSource]
     discriminator: dict | None = None
+    teachers: TeacherSource | None = None
+    relational_emotion: float = 1.0
+    relational_semantic: float = 1.0
+    alignment_window: int = 3
+    alignment_temperature: float = 1.0
+    alignment_by_emotion: bool = True
+    self_guided_share: float = 0.5
     loss_weights: LossWeights = field(default_factory=LossWeights)
     seed: int = 0
     steps: int = 100_000
@@ -129,6 +157,12 @@ def load_recipe(path: str | Path, data_root: str = "data", overrides: list[str] 
     for split in ("train", "validation"):
         values[split] = [_data_source(v, data_root, f"{path}: {split}") for v in values.get(split, [])]
     values["loss_weights"] = _build(LossWeights, values.get("loss_weights", {}), f"{path}: loss_weights")
+    if values.get("teachers") is not None:
+        teachers = _build(TeacherSource, values["teachers"], f"{path}: teachers")
+        teachers.folder = teachers.folder.format(data_root=data_root)
+        values["teachers"] = teachers
+    if values["loss_weights"].need_teachers() and values.get("teachers") is None:
+        raise ValueError(f"{path}: `loss_weights` has a distillation term above 0, which needs `teachers`")
     for name in ("gain_db", "betas", "kmeans_steps"):
         if values.get(name) is not None:
             values[name] = tuple(values[name])

@@ -20,6 +20,7 @@ import yaml
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.logging import get_logger
 from accelerate.utils import set_seed
+from codec_distillation import TeacherCrops
 from codec_evaluation import draw_loss_curves, evaluate
 from codec_steps import CodecTrainer, TrainProgress, codebook_statistics, train_step
 from recipe import load_recipe
@@ -94,15 +95,30 @@ def _adamw(module, learning_rate, recipe):
     )
 
 
-def load_waveforms(sources, sampling_rate) -> list:
-    """The waveforms [T] int16 of all sources together."""
-    return [
-        waveform
-        for source in sources
-        for waveform in load_clips(
-            source.source, source.split, source.column_map, sampling_rate, source.config_name
-        ).waveforms
-    ]
+def load_data(sources, sampling_rate) -> tuple[list, list[str]]:
+    """The waveforms [T] int16 of all sources together, and their names."""
+    waveforms, names = [], []
+    for source in sources:
+        clips = load_clips(source.source, source.split, source.column_map, sampling_rate, source.config_name)
+        waveforms += clips.waveforms
+        names += clips.names
+    return waveforms, names
+
+
+def build_crops(recipe, config, accelerator):
+    """Batches by step, with teacher features where the recipe has teachers."""
+    waveforms, names = load_data(recipe.train, config.sampling_rate)
+    crops = RandomCrops(
+        waveforms,
+        crop_samples=round(recipe.crop_seconds * config.sampling_rate),
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        gain_db=recipe.gain_db,
+        start_multiple=config.hop_length if recipe.teachers is not None else 1,
+    )
+    return crops if recipe.teachers is None else TeacherCrops(crops, names, recipe.teachers)
 
 
 @torch.no_grad()
@@ -252,16 +268,8 @@ def main(arguments=None):
         )
     trainer.accelerator.init_trackers("affectcodec", config={"recipe": recipe.name, "seed": recipe.seed})
     config = trainer.accelerator.unwrap_model(trainer.model).config
-    crops = RandomCrops(
-        load_waveforms(recipe.train, config.sampling_rate),
-        crop_samples=round(recipe.crop_seconds * config.sampling_rate),
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        rank=trainer.accelerator.process_index,
-        world_size=trainer.accelerator.num_processes,
-        gain_db=recipe.gain_db,
-    )
-    validation = load_waveforms(recipe.validation, config.sampling_rate)[: recipe.evaluation_clips]
+    crops = build_crops(recipe, config, trainer.accelerator)
+    validation = load_data(recipe.validation, config.sampling_rate)[0][: recipe.evaluation_clips]
     waveforms = [torch.from_numpy(waveform).float() / 32768 for waveform in validation]
     if args.resume:
         trainer.accelerator.load_state(str(found[-1]))

@@ -44,7 +44,28 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--suffix", default=".wav", help="format of files written into a folder (default: %(default)s)"
             )
+    commands.add_parser("corpora", help="the catalogue of corpora", description="The catalogue of corpora (Markdown).")
+    publish = commands.add_parser(
+        "publish", help="upload a staged folder", description="Check and upload a staged folder."
+    )
+    publish.add_argument("folder", metavar="DIR", type=Path, help="what `python -m hf_affectcodec.hub stage` made")
+    publish.add_argument("repo_id", metavar="REPO", help="org/name on the Hub")
+    publish.add_argument("--private", action="store_true", help="make the repository private")
     return parser
+
+
+def _corpora(arguments: argparse.Namespace) -> int:
+    from .data.corpora import corpora_table
+
+    sys.stdout.write(corpora_table())
+    return 0
+
+
+def _publish(arguments: argparse.Namespace) -> int:
+    from .hub import publish
+
+    print(publish(arguments.folder, arguments.repo_id, private=arguments.private))
+    return 0
 
 
 def _convert(arguments: argparse.Namespace) -> int:
@@ -80,7 +101,7 @@ def main(argv: "list[str] | None" = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
-        return _convert(arguments)
+        return {"corpora": _corpora, "publish": _publish}.get(arguments.command, _convert)(arguments)
     except (ValueError, OSError, ImportError) as error:
         print(f"affectcodec: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

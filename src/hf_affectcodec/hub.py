@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -27,7 +28,8 @@ from pathlib import Path
 
 import torch
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from transformers import AutoModel
 
 from .modeling.configuration_affectcodec import AffectCodecConfig
@@ -540,6 +542,69 @@ def check_staged(folder: str | Path):
     for name in ("codes", "audio"):
         if without[name] != with_package[name]:
             raise ValueError(f"`folder` {folder.name!r}: {name} differ with and without hf_affectcodec")
+
+
+# ----- publishing
+
+ATTEMPTS = 3  # of the upload, on errors that pass
+PAUSE = 2.0  # seconds before the second attempt, twice as long before the third
+
+
+def publish(folder: str | Path, repo_id: str, private: bool = False) -> str:
+    """
+    Uploads a staged folder in one commit, once every check has passed: until then, and if it fails, the repository
+    keeps what it had. What arrived is compared with what was sent.
+
+    Args:
+        folder (`str` or `Path`): What [`stage_codec`] made, with a card.
+        repo_id (`str`): `org/name`, as in the card; made if it is not there.
+        private (`bool`, *optional*, defaults to `False`): Whether a new repository is private.
+
+    Returns:
+        `str`: Address of the commit.
+
+    Raises:
+        ValueError: A check fails, see [`check_staged`], or `repo_id` is not the card's.
+        ConnectionError: The Hub did not take it; nothing was published.
+    """
+    folder = Path(folder)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
+        raise ValueError(f"`repo_id` must look like org/name, got {repo_id!r}")
+    if not folder.is_dir():
+        raise ValueError(f"`folder` {str(folder)!r} is no folder")
+    check_staged(folder)
+    if f'"{repo_id}"' not in (folder / "README.md").read_text(encoding="utf-8"):
+        raise ValueError(f"`repo_id` {repo_id!r} is not the one that README.md was written for; stage it again")
+    api = HfApi()
+    for attempt in range(ATTEMPTS):
+        try:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Publish with its card")
+            _verify_upload(api, repo_id, commit.oid, folder)
+            return str(commit.commit_url)
+        except (HfHubHTTPError, HTTPError) as error:
+            status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+            passing = status is None or status == 429 or status >= 500
+            if not passing or attempt + 1 == ATTEMPTS:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise ConnectionError(f"{repo_id}: the Hub did not take the upload ({reason})") from error
+            time.sleep(PAUSE * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def _verify_upload(api: HfApi, repo_id: str, revision: str, folder: Path):
+    """Raises a ValueError where a file of the commit is not the one in the folder."""
+    found = {entry.path: entry for entry in api.list_repo_tree(repo_id, revision=revision, recursive=True)}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name, content = path.relative_to(folder).as_posix(), path.read_bytes()
+        entry = found.get(name)
+        if entry is not None and entry.lfs is not None:
+            same = entry.lfs.sha256 == hashlib.sha256(content).hexdigest()
+        else:
+            blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+            same = entry is not None and entry.blob_id == blob
+        if not same:
+            raise ValueError(f"{repo_id}: {name} did not arrive as it was sent; publish it again")
 
 
 # ----- command line

@@ -136,6 +136,8 @@ class RandomCrops(torch.utils.data.Dataset):
         world_size (`int`, *optional*, defaults to 1): Number of processes.
         gain_db (`tuple[float, float]`, *optional*): Range in dB that each crop's gain is drawn from, evenly; a gain
             stops where the crop's peak would pass 1. `None` leaves the level alone.
+        start_multiple (`int`, *optional*, defaults to 1): Crops start at multiples of this many samples. Crops that go
+            with frame features computed on the whole clip start at multiples of the hop.
 
     Raises:
         `ValueError`: an argument is out of range, or there are no clips or an empty one.
@@ -150,6 +152,7 @@ class RandomCrops(torch.utils.data.Dataset):
         rank: int = 0,
         world_size: int = 1,
         gain_db: tuple[float, float] | None = None,
+        start_multiple: int = 1,
     ):
         self.waveforms = clips.waveforms if isinstance(clips, Clips) else list(clips)
         if not self.waveforms:
@@ -164,6 +167,7 @@ class RandomCrops(torch.utils.data.Dataset):
             ("batch_size", batch_size, 1),
             ("seed", seed, 0),
             ("world_size", world_size, 1),
+            ("start_multiple", start_multiple, 1),
         ):
             if value < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value}")
@@ -177,6 +181,7 @@ class RandomCrops(torch.utils.data.Dataset):
         self.rank = rank
         self.world_size = world_size
         self.gain_db = gain_db
+        self.start_multiple = start_multiple
         self._ends = np.cumsum([len(waveform) for waveform in self.waveforms])  # [clips], in samples
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
@@ -201,7 +206,8 @@ class RandomCrops(torch.utils.data.Dataset):
         starts = np.zeros(self.batch_size, np.int64)
         for row, index in enumerate(indices):
             waveform = self.waveforms[index]
-            starts[row] = int(draws[row, 1] * (max(len(waveform) - self.crop_samples, 0) + 1))
+            choices = max(len(waveform) - self.crop_samples, 0) // self.start_multiple + 1
+            starts[row] = int(draws[row, 1] * choices) * self.start_multiple
             crop = waveform[starts[row] : starts[row] + self.crop_samples]
             out = values[row, 0, : len(crop)]
             np.multiply(crop, 1 / 32768 if crop.dtype == np.int16 else 1, out=out, casting="same_kind")

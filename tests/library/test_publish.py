@@ -1,0 +1,178 @@
+"""`affectcodec publish` against a Hub on 127.0.0.1, by the real clients, each in a process of its own."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import soundfile
+import yaml
+from loopback_hub import LoopbackHub
+from tiny import tiny_model
+
+from hf_affectcodec import AffectCodecDiscriminator, AffectCodecDiscriminatorConfig
+from hf_affectcodec.benchmarks import codec_table
+from hf_affectcodec.hub import CardValues, load_in_clean_process, stage_codec
+
+
+REPO = "org/affectcodec"
+RECIPE = {"name": "tiny", "seed": 0, "batch_size": 2, "crop_seconds": 1.0, "discriminator": {}}
+RECIPE |= {"discriminator_start": 0, "train": [], "validation": []}
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory):
+    """A tiny model with everything a published one has."""
+    root = tmp_path_factory.mktemp("publish")
+    tiny_model(guidance_sources=[], alignment_feature_size=None).save_pretrained(root / "model")
+    discriminator = AffectCodecDiscriminatorConfig(stft_n_ffts=(), num_scales=0, period_channels=(2, 4, 4, 4, 4))
+    AffectCodecDiscriminator(discriminator).save_pretrained(root / "discriminator")
+    (root / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    (root / "log.jsonl").write_text('{"step": 5, "seconds": 36.0}\n')
+    pyarrow.parquet.write_table(clips(1), root / "test.parquet")
+    files = {"recipe_file": root / "recipe.yaml", "log_file": root / "log.jsonl"}
+    files |= {"discriminator_dir": root / "discriminator"}
+    stage_codec(root / "model", root / "staged", **files)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codec_table, "METRICS", {"lsd": codec_table.METRICS["lsd"]})
+        options = ["--models", str(root / "staged"), "--data", str(root / "test.parquet"), "--out", str(root / "out")]
+        assert codec_table.main(options) == 0
+        card = CardValues(REPO, hardware="a test", train_minutes=1, num_voices=1, languages=("en",))
+        results = {"results_json": root / "out" / "table.json", "card_values": card}
+        stage_codec(root / "model", root / "staged", **files, **results, overwrite=True)
+    return root / "staged"
+
+
+def clips(count: int) -> pa.Table:
+    rows = []
+    for index in range(count):
+        file = io.BytesIO()
+        soundfile.write(file, 0.1 * np.random.default_rng(index).standard_normal(16000), 16000, format="FLAC")
+        rows.append({"bytes": file.getvalue(), "path": f"{index}.flac"})
+    audio = pa.array(rows, pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+    return pa.table({"audio": audio, "text": [f"clip {index}" for index in range(count)]})
+
+
+@pytest.fixture
+def hub():
+    with LoopbackHub() as hub:
+        yield hub
+
+
+def publish(hub, home, folder, repo_id=REPO, setup="pass", options=()):
+    """The command; `setup` is Python that runs before it."""
+    call = f"import sys; from hf_affectcodec.cli import main; {setup}; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", call, "publish", str(folder), repo_id, *options]
+    return subprocess.run(command, env=hub.environment(home), capture_output=True, text=True, cwd=home)
+
+
+UNCHECKED = "import hf_affectcodec.hub as hub; hub.check_staged = lambda folder: None; hub.PAUSE = 0.01"
+
+
+def test_publish_then_load_in_clean_processes(hub, staged, tmp_path):
+    process = publish(hub, tmp_path, staged)
+    assert process.returncode == 0, process.stderr
+    repository = hub.repositories["model", REPO]
+    assert process.stdout.strip() == f"{hub.endpoint}/{REPO}/commit/{repository.commits[-1][0]}"
+    assert len(repository.messages) == 1  # one commit: no half of it was ever to be seen
+    sent = {path.relative_to(staged).as_posix(): path.read_bytes() for path in staged.rglob("*") if path.is_file()}
+    assert repository.files == sent
+    assert repository.large == {"model.safetensors"} or "model.safetensors" in repository.large
+
+    environment = hub.environment(tmp_path) | {"HF_HUB_OFFLINE": "0"}
+    remote = load_in_clean_process(REPO, package=False, environment=environment)
+    packaged = load_in_clean_process(REPO, package=True, environment=environment)
+    assert (remote.pop("package"), packaged.pop("package")) == (False, True)
+    assert remote == packaged and remote["dtypes"] == ["torch.float32"]
+    local = load_in_clean_process(staged, package=False)
+    assert (local["codes"], local["audio"]) == (remote["codes"], remote["audio"])
+    assert any(f"/{REPO}/resolve/" in path and status == 200 for _, path, status in hub.requests)
+
+
+@pytest.mark.parametrize(
+    "method, pattern", [("PUT", "/lfs/"), ("POST", "/preupload/"), ("POST", "/commit/"), ("POST", "/repos/create")]
+)
+def test_errors_that_pass_are_retried(hub, staged, tmp_path, method, pattern):
+    hub.fail(method, pattern, times=1, status=500)
+    process = publish(hub, tmp_path, staged, setup=UNCHECKED)
+    assert process.returncode == 0, process.stderr
+    assert any(path.startswith("/") and status == 500 for _, path, status in hub.requests)
+    assert len(hub.repositories["model", REPO].messages) == 1
+    assert "model.safetensors" in hub.repositories["model", REPO].files
+
+
+def test_errors_that_stay_leave_nothing_half_published(hub, staged, tmp_path):
+    repository = hub.add("model", REPO, {"README.md": b"before"})
+    hub.fail("POST", "/commit/", times=100, status=500)
+    process = publish(hub, tmp_path, staged, setup=UNCHECKED)
+    assert process.returncode == 2 and process.stderr.count("\n") == 1
+    assert f"affectcodec: error: {REPO}: the Hub did not take the upload" in process.stderr
+    assert repository.files == {"README.md": b"before"}
+    assert sum("/commit/" in path for _, path, _ in hub.requests) == 3
+
+
+def test_a_refusal_is_not_retried(hub, staged, tmp_path):
+    hub.fail("POST", "/repos/create", times=100, status=403)
+    process = publish(hub, tmp_path, staged, setup=UNCHECKED)
+    assert process.returncode == 2 and process.stderr.count("\n") == 1
+    assert sum("/repos/create" in path for _, path, _ in hub.requests) == 1 and not hub.repositories
+
+
+def test_what_is_not_sound_is_not_uploaded(hub, staged, tmp_path):
+    changed = tmp_path / "changed"
+    shutil.copytree(staged, changed)
+    (changed / "log.jsonl").write_text("{}")
+    bare = tmp_path / "bare"
+    shutil.copytree(staged, bare)
+    (bare / "SHA256SUMS").unlink()
+    for folder, repo_id, words in (
+        (changed, REPO, "log.jsonl has changed"),
+        (bare, REPO, "no SHA256SUMS"),
+        (tmp_path / "nothing", REPO, "is no folder"),
+        (staged, "noslash", "`repo_id` must look like org/name"),
+    ):
+        process = publish(hub, tmp_path, folder, repo_id)
+        assert process.returncode == 2 and process.stderr.count("\n") == 1 and words in process.stderr
+    process = publish(hub, tmp_path, staged, "org/other", setup=UNCHECKED)
+    assert process.returncode == 2 and "is not the one that README.md was written for" in process.stderr
+    assert hub.requests == []
+
+
+def test_a_cut_download_is_taken_up_again(hub, tmp_path):
+    content = bytes(np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8))
+    hub.add("model", REPO, {"model.safetensors": content})
+    hub.fail("GET", "/resolve/", times=1, cut_after=100_000)
+    call = f"from huggingface_hub import hf_hub_download as d; print(d('{REPO}', 'model.safetensors'))"
+    process = subprocess.run(
+        [sys.executable, "-c", call], env=hub.environment(tmp_path), capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    with open(process.stdout.strip(), "rb") as file:
+        assert file.read() == content
+
+
+STREAM = f"""
+import json
+from datasets import Audio, load_dataset
+
+rows = load_dataset("{REPO}", split="train", streaming=True).cast_column("audio", Audio(decode=False))
+print(json.dumps([row["text"] for row in rows]))
+"""
+
+
+def test_datasets_streams_by_ranges(hub, tmp_path):
+    pytest.importorskip("datasets")
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(clips(6), file)
+    hub.add("dataset", REPO, {"data/train-00000-of-00001.parquet": file.getvalue(), "README.md": b"---\n---\n"})
+    process = subprocess.run(
+        [sys.executable, "-c", STREAM], env=hub.environment(tmp_path), capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout.splitlines()[-1]) == [f"clip {index}" for index in range(6)]
+    assert any(".parquet" in path and status == 206 for _, path, status in hub.requests)
