@@ -23,7 +23,8 @@ last, holds what produced it: teachers with the SHA-256 of their weights, versio
 each file, mean and standard deviation of each channel. `hf_affectcodec.data.features` reads it.
 
 A file appears whole or not at all. Run the command again and it goes on with the files that are missing; on several ranks
-each takes every n-th file, and whoever finishes the last one writes the manifest: ranks need not wait for each other.
+each takes every n-th file, and whoever finishes the last one writes the manifest: ranks need not wait for each other. On
+machines without accelerator launch several with `torchrun --nproc_per_node N`.
 """
 
 import argparse
@@ -366,9 +367,24 @@ def parse_arguments(arguments=None):
     return parser.parse_args(arguments)
 
 
+def process_state() -> PartialState:
+    """
+    This process among those that were launched.
+
+    Raises:
+        RuntimeError: accelerate sees another number of processes than the launcher started.
+    """
+    # without `cpu=True` accelerate takes every process of `torchrun` on a machine without accelerator for the only one
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if state.num_processes != launched:
+        raise RuntimeError(f"WORLD_SIZE is {launched}, accelerate sees {state.num_processes} process(es)")
+    return state
+
+
 def main(arguments=None):
     options = parse_arguments(arguments)
-    state = PartialState()
+    state = process_state()
     if options.shard_clips < 1:
         raise ValueError(f"`--shard-clips` must be at least 1, got {options.shard_clips}")
     teachers = {}
@@ -399,6 +415,7 @@ def main(arguments=None):
     if manifest is not None:
         seconds = sum(shard["seconds"] for shard in manifest["shards"])
         print(f"{options.output_dir}: {manifest['clips']} clips, {seconds / 3600:.2f} h")
+    state.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -68,6 +68,7 @@ class CardValues:
         train_minutes (`float`): Minutes of speech in the training split.
         num_voices (`int`): Voices in it.
         languages (`tuple[str]`): Language codes of the training data.
+        teachers (`dict[str, str]`, *optional*): Each teacher that it was trained with, and the licence of its weights.
         dataset (`str`, *optional*): Name of the data of the results, as `model-index` spells it.
         dataset_name (`str`, *optional*): The same, for people.
         dataset_split (`str`, *optional*): Split of the results.
@@ -78,6 +79,7 @@ class CardValues:
     train_minutes: float
     num_voices: int
     languages: tuple[str, ...]
+    teachers: dict[str, str] = field(default_factory=dict)
     dataset: str = "open-prompts"
     dataset_name: str = "Asterisk core prompts (en, es, fr, it, ru)"
     dataset_split: str = "test"
@@ -187,6 +189,8 @@ def _read_recipe(path: Path) -> dict:
         for data in recipe.get(split) or []:
             sources = data["source"]
             data["source"] = portable(sources) if isinstance(sources, str) else [portable(item) for item in sources]
+    if recipe.get("teachers") is not None:
+        recipe["teachers"]["folder"] = portable(recipe["teachers"]["folder"])
     return recipe
 
 
@@ -298,6 +302,15 @@ def codec_card(
 
     from .benchmarks.codec_table import METRICS, markdown
 
+    if (recipe.get("teachers") is None) != (not values.teachers):
+        raise ValueError(
+            "`teachers` of the card must name the recipe's teachers, each with its licence, and none where it has none"
+        )
+    if log["steps"] != recipe.get("steps"):
+        raise ValueError(
+            f"`log_file` ends at step {log['steps']}, `recipe_file` at {recipe.get('steps')}: "
+            "they must be those of one run that was finished"
+        )
     config = model.config
     data = ModelCardData(
         language=list(values.languages),
@@ -322,6 +335,7 @@ def codec_card(
             steps=log["steps"],
             hours=log["hours"],
             results_table=markdown(table).strip(),
+            n_clips=table["n_clips"],
             system=name,
             **asdict(values),
         )
@@ -553,7 +567,8 @@ PAUSE = 2.0  # seconds before the second attempt, twice as long before the third
 def publish(folder: str | Path, repo_id: str, private: bool = False) -> str:
     """
     Uploads a staged folder in one commit, once every check has passed: until then, and if it fails, the repository
-    keeps what it had. What arrived is compared with what was sent.
+    keeps what it had; afterwards it holds the folder and nothing else (its history keeps the rest). What arrived is
+    compared with what was sent.
 
     Args:
         folder (`str` or `Path`): What [`stage_codec`] made, with a card.
@@ -579,7 +594,9 @@ def publish(folder: str | Path, repo_id: str, private: bool = False) -> str:
     for attempt in range(ATTEMPTS):
         try:
             api.create_repo(repo_id, private=private, exist_ok=True)
-            commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Publish with its card")
+            commit = api.upload_folder(
+                repo_id=repo_id, folder_path=folder, commit_message="Publish with its card", delete_patterns="*"
+            )
             _verify_upload(api, repo_id, commit.oid, folder)
             return str(commit.commit_url)
         except (HfHubHTTPError, HTTPError) as error:
@@ -629,6 +646,7 @@ def build_parser() -> argparse.ArgumentParser:
     card.add_argument("--train-minutes", type=float, help="minutes of speech in the training split")
     card.add_argument("--num-voices", type=int, help="voices in it")
     card.add_argument("--languages", nargs="+", help="language codes")
+    card.add_argument("--teachers", nargs="*", default=[], metavar="NAME=LICENCE", help="where the recipe has any")
     return parser
 
 
@@ -639,7 +657,12 @@ def _card_values(options: argparse.Namespace) -> CardValues | None:
     missing = ["--" + name.replace("_", "-") for name in names if getattr(options, name) is None]
     if missing:
         raise ValueError(f"the card needs {' '.join(missing)}")
-    return CardValues(**{name: getattr(options, name) for name in names[:-1]}, languages=tuple(options.languages))
+    teachers = dict(text.partition("=")[::2] for text in options.teachers)
+    unlicensed = [name for name, license in teachers.items() if not (name and license)]
+    if unlicensed:
+        raise ValueError(f"--teachers takes NAME=LICENCE, got {unlicensed[0]!r}")
+    values = {name: getattr(options, name) for name in names[:-1]}
+    return CardValues(**values, languages=tuple(options.languages), teachers=teachers)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +35,7 @@ CARD = CardValues(
 RECIPE = {
     "name": "tiny",
     "seed": 7,
+    "steps": 100,
     "batch_size": 16,
     "crop_seconds": 1.0,
     "discriminator": {},
@@ -217,6 +219,7 @@ def test_card(staged, run_folder):
         "104 minutes",
         "2605.23373",
         "no emotion or semantic guidance",
+        "| teachers | none were used |",
         "| ours | ",
         "consent",
         "CC BY-SA 3.0",
@@ -287,6 +290,41 @@ def test_a_value_that_was_not_measured_is_refused(staged, run_folder, tmp_path, 
         stage_again(run_folder, tmp_path, table)
 
 
+def test_teachers_stand_in_the_card_with_their_licences(staged, run_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(codec_table, "METRICS", CHEAP)
+    table = json.loads((run_folder / "table.json").read_text())
+    folder = os.path.abspath(os.sep + "elsewhere/features/open-prompts")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, "teachers": {"folder": folder}}))
+    with pytest.raises(ValueError, match="`teachers` of the card must name the recipe's teachers"):
+        stage_again(run_folder, tmp_path, table, recipe_file=tmp_path / "recipe.yaml")
+    values = replace(CARD, teachers={"openai/whisper-base": "Apache-2.0"})
+    with pytest.raises(ValueError, match="`teachers` of the card"):
+        stage_again(run_folder, tmp_path, table, card_values=values)
+    output = stage_again(run_folder, tmp_path, table, recipe_file=tmp_path / "recipe.yaml", card_values=values)
+    text = (output / "README.md").read_text()
+    assert "| teacher openai/whisper-base (not in this repository) | Apache-2.0 |" in text
+    assert "none were used" not in text and "Not trained for emotion" not in text
+    recipe = yaml.safe_load((output / "recipe.yaml").read_text())
+    assert recipe["teachers"]["folder"] == "{data_root}/features/open-prompts"
+
+
+def test_log_of_another_run_is_refused(staged, run_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(codec_table, "METRICS", CHEAP)
+    table = json.loads((run_folder / "table.json").read_text())
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, "steps": 200}))
+    with pytest.raises(ValueError, match="`log_file` ends at step 100, `recipe_file` at 200"):
+        stage_again(run_folder, tmp_path, table, recipe_file=tmp_path / "recipe.yaml")
+
+
+def test_a_recipe_without_a_value_of_the_card_is_refused(staged, run_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(codec_table, "METRICS", CHEAP)
+    table = json.loads((run_folder / "table.json").read_text())
+    recipe = {key: value for key, value in RECIPE.items() if key != "seed"}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(ValueError, match="the card needs a value that is not there: .*seed"):
+        stage_again(run_folder, tmp_path, table, recipe_file=tmp_path / "recipe.yaml")
+
+
 def test_bad_arguments(staged, run_folder, tmp_path):
     table = json.loads((run_folder / "table.json").read_text())
     for name in ("recipe_file", "log_file", "card_values"):
@@ -322,7 +360,11 @@ def test_command_line(run_folder, tmp_path, capsys):
     assert main(["stage", str(run_folder / "model"), str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "`output_dir`" in error
-    assert main(["stage", "a", "b", "--results", "c", "--repo-id", "x/y"]) == 2
+    card = ["--results", "c", "--repo-id", "x/y"]
+    values = ["--hardware", "a", "--train-minutes", "1", "--num-voices", "1", "--languages", "en"]
+    assert main(["stage", "a", "b", *card, *values, "--teachers", "hubert"]) == 2
+    assert "NAME=LICENCE, got 'hubert'" in capsys.readouterr().err
+    assert main(["stage", "a", "b", *card]) == 2
     assert "--hardware --train-minutes --num-voices --languages" in capsys.readouterr().err
 
 

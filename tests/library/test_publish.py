@@ -1,5 +1,6 @@
 """`affectcodec publish` against a Hub on 127.0.0.1, by the real clients, each in a process of its own."""
 
+import functools
 import io
 import json
 import shutil
@@ -12,16 +13,18 @@ import pyarrow.parquet
 import pytest
 import soundfile
 import yaml
+from huggingface_hub import HfApi, constants
 from loopback_hub import LoopbackHub
 from tiny import tiny_model
 
 from hf_affectcodec import AffectCodecDiscriminator, AffectCodecDiscriminatorConfig
+from hf_affectcodec import hub as hub_module
 from hf_affectcodec.benchmarks import codec_table
-from hf_affectcodec.hub import CardValues, load_in_clean_process, stage_codec
+from hf_affectcodec.hub import CardValues, check_staged, load_in_clean_process, stage_codec
 
 
 REPO = "org/affectcodec"
-RECIPE = {"name": "tiny", "seed": 0, "batch_size": 2, "crop_seconds": 1.0, "discriminator": {}}
+RECIPE = {"name": "tiny", "seed": 0, "steps": 5, "batch_size": 2, "crop_seconds": 1.0, "discriminator": {}}
 RECIPE |= {"discriminator_start": 0, "train": [], "validation": []}
 
 
@@ -64,82 +67,104 @@ def hub():
         yield hub
 
 
-def publish(hub, home, folder, repo_id=REPO, setup="pass", options=()):
-    """The command; `setup` is Python that runs before it."""
-    call = f"import sys; from hf_affectcodec.cli import main; {setup}; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", call, "publish", str(folder), repo_id, *options]
-    return subprocess.run(command, env=hub.environment(home), capture_output=True, text=True, cwd=home)
+@pytest.fixture
+def unchecked(hub, monkeypatch):
+    """`publish` in this process, pointed at the loopback Hub, without the checks before it and the long pauses."""
+    monkeypatch.setattr(hub_module, "HfApi", functools.partial(HfApi, endpoint=hub.endpoint, token="hf_loopback"))
+    monkeypatch.setattr(hub_module, "check_staged", lambda folder: None)
+    monkeypatch.setattr(hub_module, "PAUSE", 0.01)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    return hub_module.publish
 
 
-UNCHECKED = "import hf_affectcodec.hub as hub; hub.check_staged = lambda folder: None; hub.PAUSE = 0.01"
+def run(hub, home, *arguments):
+    environment = hub.environment(home)
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, cwd=home)
 
 
 def test_publish_then_load_in_clean_processes(hub, staged, tmp_path):
-    process = publish(hub, tmp_path, staged)
+    process = run(hub, tmp_path, "-m", "hf_affectcodec.cli", "publish", str(staged), REPO, "--private")
     assert process.returncode == 0, process.stderr
     repository = hub.repositories["model", REPO]
     assert process.stdout.strip() == f"{hub.endpoint}/{REPO}/commit/{repository.commits[-1][0]}"
     assert len(repository.messages) == 1  # one commit: no half of it was ever to be seen
     sent = {path.relative_to(staged).as_posix(): path.read_bytes() for path in staged.rglob("*") if path.is_file()}
     assert repository.files == sent
-    assert repository.large == {"model.safetensors"} or "model.safetensors" in repository.large
+    assert "model.safetensors" in repository.large and repository.private
 
     environment = hub.environment(tmp_path) | {"HF_HUB_OFFLINE": "0"}
     remote = load_in_clean_process(REPO, package=False, environment=environment)
     packaged = load_in_clean_process(REPO, package=True, environment=environment)
     assert (remote.pop("package"), packaged.pop("package")) == (False, True)
     assert remote == packaged and remote["dtypes"] == ["torch.float32"]
-    local = load_in_clean_process(staged, package=False)
-    assert (local["codes"], local["audio"]) == (remote["codes"], remote["audio"])
     assert any(f"/{REPO}/resolve/" in path and status == 200 for _, path, status in hub.requests)
 
 
 @pytest.mark.parametrize(
     "method, pattern", [("PUT", "/lfs/"), ("POST", "/preupload/"), ("POST", "/commit/"), ("POST", "/repos/create")]
 )
-def test_errors_that_pass_are_retried(hub, staged, tmp_path, method, pattern):
+def test_errors_that_pass_are_retried(hub, unchecked, staged, method, pattern):
     hub.fail(method, pattern, times=1, status=500)
-    process = publish(hub, tmp_path, staged, setup=UNCHECKED)
-    assert process.returncode == 0, process.stderr
-    assert any(path.startswith("/") and status == 500 for _, path, status in hub.requests)
+    unchecked(staged, REPO)
+    assert hub.faults[0].times == 0
     assert len(hub.repositories["model", REPO].messages) == 1
-    assert "model.safetensors" in hub.repositories["model", REPO].files
+    assert hub.repositories["model", REPO].files.keys() >= {"model.safetensors", "README.md", "SHA256SUMS"}
 
 
-def test_errors_that_stay_leave_nothing_half_published(hub, staged, tmp_path):
+def test_errors_that_stay_leave_nothing_half_published(hub, unchecked, staged):
     repository = hub.add("model", REPO, {"README.md": b"before"})
     hub.fail("POST", "/commit/", times=100, status=500)
-    process = publish(hub, tmp_path, staged, setup=UNCHECKED)
-    assert process.returncode == 2 and process.stderr.count("\n") == 1
-    assert f"affectcodec: error: {REPO}: the Hub did not take the upload" in process.stderr
+    with pytest.raises(ConnectionError, match=f"{REPO}: the Hub did not take the upload") as caught:
+        unchecked(staged, REPO)
+    assert "\n" not in str(caught.value)
     assert repository.files == {"README.md": b"before"}
     assert sum("/commit/" in path for _, path, _ in hub.requests) == 3
 
 
-def test_a_refusal_is_not_retried(hub, staged, tmp_path):
+def test_a_refusal_is_not_retried(hub, unchecked, staged):
     hub.fail("POST", "/repos/create", times=100, status=403)
-    process = publish(hub, tmp_path, staged, setup=UNCHECKED)
-    assert process.returncode == 2 and process.stderr.count("\n") == 1
+    with pytest.raises(ConnectionError, match="did not take the upload"):
+        unchecked(staged, REPO)
     assert sum("/repos/create" in path for _, path, _ in hub.requests) == 1 and not hub.repositories
 
 
-def test_what_is_not_sound_is_not_uploaded(hub, staged, tmp_path):
-    changed = tmp_path / "changed"
+def test_what_was_there_before_is_replaced(hub, unchecked, staged):
+    repository = hub.add("model", REPO, {"README.md": b"before", "old.py": b"x", ".gitattributes": b"y"})
+    unchecked(staged, REPO)
+    assert "old.py" not in repository.files and repository.files["README.md"] != b"before"
+    assert len(repository.messages) == 2
+
+
+def test_a_file_that_arrives_changed_is_found(hub, unchecked, staged, monkeypatch):
+    commit = hub.commit
+
+    def spoil(repository, files, message):
+        return commit(repository, {**files, "recipe.yaml": b"other"}, message)
+
+    monkeypatch.setattr(hub, "commit", spoil)
+    with pytest.raises(ValueError, match="recipe.yaml did not arrive as it was sent"):
+        unchecked(staged, REPO)
+
+
+def test_what_is_not_sound_is_not_uploaded(hub, unchecked, staged, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="is not the one that README.md was written for"):
+        unchecked(staged, "org/other")
+    monkeypatch.setattr(hub_module, "check_staged", check_staged)
+    changed, bare = tmp_path / "changed", tmp_path / "bare"
     shutil.copytree(staged, changed)
     (changed / "log.jsonl").write_text("{}")
-    bare = tmp_path / "bare"
     shutil.copytree(staged, bare)
-    (bare / "SHA256SUMS").unlink()
+    (bare / "README.md").unlink()
+    hub_module.write_sums(bare)
     for folder, repo_id, words in (
         (changed, REPO, "log.jsonl has changed"),
-        (bare, REPO, "no SHA256SUMS"),
+        (bare, REPO, "has no README.md"),
         (tmp_path / "nothing", REPO, "is no folder"),
         (staged, "noslash", "`repo_id` must look like org/name"),
     ):
-        process = publish(hub, tmp_path, folder, repo_id)
-        assert process.returncode == 2 and process.stderr.count("\n") == 1 and words in process.stderr
-    process = publish(hub, tmp_path, staged, "org/other", setup=UNCHECKED)
-    assert process.returncode == 2 and "is not the one that README.md was written for" in process.stderr
+        with pytest.raises(ValueError, match=words):
+            unchecked(folder, repo_id)
     assert hub.requests == []
 
 
@@ -148,9 +173,7 @@ def test_a_cut_download_is_taken_up_again(hub, tmp_path):
     hub.add("model", REPO, {"model.safetensors": content})
     hub.fail("GET", "/resolve/", times=1, cut_after=100_000)
     call = f"from huggingface_hub import hf_hub_download as d; print(d('{REPO}', 'model.safetensors'))"
-    process = subprocess.run(
-        [sys.executable, "-c", call], env=hub.environment(tmp_path), capture_output=True, text=True
-    )
+    process = run(hub, tmp_path, "-c", call)
     assert process.returncode == 0, process.stderr
     with open(process.stdout.strip(), "rb") as file:
         assert file.read() == content
@@ -170,9 +193,7 @@ def test_datasets_streams_by_ranges(hub, tmp_path):
     file = io.BytesIO()
     pyarrow.parquet.write_table(clips(6), file)
     hub.add("dataset", REPO, {"data/train-00000-of-00001.parquet": file.getvalue(), "README.md": b"---\n---\n"})
-    process = subprocess.run(
-        [sys.executable, "-c", STREAM], env=hub.environment(tmp_path), capture_output=True, text=True
-    )
+    process = run(hub, tmp_path, "-c", STREAM)
     assert process.returncode == 0, process.stderr
     assert json.loads(process.stdout.splitlines()[-1]) == [f"clip {index}" for index in range(6)]
     assert any(".parquet" in path and status == 206 for _, path, status in hub.requests)

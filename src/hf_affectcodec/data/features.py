@@ -141,7 +141,9 @@ class TeacherFeatures:
             raise ValueError(f"`name`: there are no features of {name!r}")
         total = self.num_samples[name]
         if start % self.hop_length or not 0 <= start < total:
-            raise ValueError(f"`start` must be a multiple of {self.hop_length} in 0..{total - 1}, got {start} ({name!r})")
+            raise ValueError(
+                f"`start` must be a multiple of {self.hop_length} in 0..{total - 1}, got {start} ({name!r})"
+            )
         if num_samples is not None and num_samples < 1:
             raise ValueError(f"`num_samples` must be at least 1, got {num_samples}")
         end = total if num_samples is None else min(total, start + num_samples)
@@ -187,7 +189,9 @@ class TeacherFeatures:
             result[teacher] = torch.from_numpy(padded)
             if tokens:
                 result[f"{teacher}_lengths"] = torch.tensor(lengths, dtype=torch.long)
-        ends = [min(self.num_samples[name] - int(start), num_samples) for name, start in zip(names, starts, strict=True)]
+        ends = [
+            min(self.num_samples[name] - int(start), num_samples) for name, start in zip(names, starts, strict=True)
+        ]
         valid = torch.tensor([-(-end // self.hop_length) for end in ends])
         result["frame_mask"] = torch.arange(frames) < valid[:, None]
         return result
@@ -211,7 +215,9 @@ def _arrays(column, size: int) -> list[np.ndarray]:
     arrays = []
     for chunk in column.chunks:
         if chunk.type.value_type.list_size != size:
-            raise ValueError(f"`folder`: a file has {chunk.type.value_type.list_size} channels, its manifest says {size}")
+            raise ValueError(
+                f"`folder`: a file has {chunk.type.value_type.list_size} channels, its manifest says {size}"
+            )
         # `flatten` heeds the offset of a sliced chunk, `values` does not
         flat = chunk.flatten().flatten().to_numpy().reshape(-1, size)
         offsets = np.concatenate([[0], np.cumsum(chunk.value_lengths().to_numpy())]).astype(int)

@@ -9,8 +9,9 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 
 
-# Weights that released checkpoints lack and that no feature depends on: the mask of self-supervised training, poolers.
-_UNUSED = ("masked_spec_embed", "pooler.")
+# What released checkpoints may lack without harm: the mask of self-supervised training and poolers, which no feature depends
+# on, and buffers that are always the same.
+_HARMLESS = ("masked_spec_embed", "pooler.", "position_ids", "relative_position_index", "num_batches_tracked")
 
 
 def load_frozen(
@@ -27,7 +28,7 @@ def load_frozen(
     model, loading = model_class.from_pretrained(
         source, revision=revision, dtype=torch.float32, output_loading_info=True, **arguments
     )
-    missing = sorted(key for key in loading["missing_keys"] if not any(word in key for word in _UNUSED))
+    missing = sorted(key for key in loading["missing_keys"] if not any(word in key for word in _HARMLESS))
     if missing:
         raise ValueError(
             f"`source` = {str(source)!r} lacks {len(missing)} weights of {model_class.__name__}: {missing[0]} ..."

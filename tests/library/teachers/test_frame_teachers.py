@@ -1,6 +1,7 @@
 import pytest
 import torch
-from transformers import HubertModel
+from safetensors.torch import save_file
+from transformers import HubertModel, WhisperForConditionalGeneration
 
 from hf_affectcodec.teachers.frames import FrameTeacher
 from hf_affectcodec.teachers.hubert import HubertTeacher
@@ -52,8 +53,8 @@ def test_any_encoder_at_a_stated_rate(hubert, check_frames, synthesize_speech):
     model, processor = hubert
     # stated as 25 Hz: of the model's 99 frames of 2 s only the first 50 are its own, spread over 100 codec frames
     waveform = torch.from_numpy(synthesize_speech(2.0))
-    hidden = model(**processor(waveform.numpy(), sampling_rate=16_000, return_tensors="pt")).last_hidden_state[0]
     features = FrameTeacher(model, processor, frame_rate=25.0)([waveform])[0]
+    hidden = model(**processor(waveform.numpy(), sampling_rate=16_000, return_tensors="pt")).last_hidden_state[0]
     torch.testing.assert_close(features[1:-1:2], 0.75 * hidden[:49] + 0.25 * hidden[1:50])
     # windows
     check_frames(FrameTeacher(model, processor, window_seconds=0.5, layer="mean"), seconds=(2.0, 0.3, 1.013))
@@ -69,6 +70,32 @@ def test_loading(hubert, whisper, tmp_path, synthesize_speech):
         assert torch.equal(loaded([waveform])[0], built([waveform])[0])
         assert loaded.description == {**built.description, "source": str(folder)}
         assert loaded.description["revision"] is None and len(loaded.description["weights_sha256"]) == 64
+
+
+def test_released_checkpoints_load(hubert, whisper, tmp_path, synthesize_speech):
+    """Released files hold more than the encoder, under a prefix, and name weight norm as old versions of torch did."""
+    waveform = torch.from_numpy(synthesize_speech(0.5))
+    model, processor = whisper
+    full = WhisperForConditionalGeneration(model.config)
+    full.model.load_state_dict(model.state_dict())
+    full.save_pretrained(tmp_path / "whisper")
+    processor.save_pretrained(tmp_path / "whisper")
+    loaded = WhisperTeacher.from_pretrained(tmp_path / "whisper")
+    assert torch.equal(loaded([waveform])[0], WhisperTeacher(model, processor)([waveform])[0])
+
+    model, processor = hubert
+    model.save_pretrained(tmp_path / "hubert")
+    processor.save_pretrained(tmp_path / "hubert")
+    names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    state = {}
+    for key, value in model.state_dict().items():
+        for new, old in names.items():
+            key = key.replace(new, old)
+        state[key] = value.contiguous()
+    assert sum(key.endswith(("weight_g", "weight_v")) for key in state) == 2
+    save_file(state, tmp_path / "hubert" / "model.safetensors", metadata={"format": "pt"})
+    loaded = HubertTeacher.from_pretrained(tmp_path / "hubert")
+    assert torch.equal(loaded([waveform])[0], HubertTeacher(model, processor)([waveform])[0])
 
 
 def test_missing_weights_fail(hubert, tmp_path):

@@ -2,6 +2,7 @@ from itertools import groupby
 
 import pytest
 import torch
+from transformers import BertForPreTraining
 
 from hf_affectcodec.teachers.text import CTCRecognizer, TextTeacher
 
@@ -22,7 +23,7 @@ def test_vectors_of_given_transcripts(bert):
 
 def test_longer_than_the_positions(bert):
     teacher = TextTeacher(*bert)  # 12 positions, 10 of them for words
-    words = "we are not amused".split() * 6
+    words = ["we", "are", "not", "amused"] * 6
     whole = teacher.embed(" ".join(words))
     assert whole.shape == (24, 16)
     for begin, end in ((0, 10), (10, 20), (20, 24)):
@@ -49,7 +50,9 @@ def test_greedy_recognition(ctc, bert, synthesize_speech):
 
 
 def test_loading(bert, ctc, tmp_path, synthesize_speech):
-    for folder, parts in (("bert", bert), ("ctc", ctc)):
+    pretraining = BertForPreTraining(bert[0].config)  # what google-bert/bert-base-uncased holds
+    pretraining.bert.load_state_dict(bert[0].state_dict())
+    for folder, parts in (("bert", (pretraining, bert[1])), ("ctc", ctc)):
         for part in parts:
             part.save_pretrained(tmp_path / folder)
     waveform = torch.from_numpy(synthesize_speech(1.0))
