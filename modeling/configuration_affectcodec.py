@@ -27,7 +27,8 @@ class AffectCodecConfig(PreTrainedConfig):
         audio_channels (`int`, *optional*, defaults to 1): Channels of the waveform. Only mono is supported.
         hidden_size (`int`, *optional*, defaults to 1024): Width D of the latents [B, F, D].
         causal (`bool`, *optional*, defaults to `False`):
-            Convolutions look back only and the encoder's LSTM runs forward only.
+            Convolutions and guidance look back only and the encoder's LSTM runs forward only. The `istft` decoder still
+            overlaps with `(istft_n_fft - hop_length) / 2` samples to come.
         downsampling_ratios (`tuple[int]`, *optional*, defaults to `(2, 4, 5, 8)`):
             Strides of the encoder; their product is the hop length in samples.
         num_filters (`int`, *optional*, defaults to 32): `seanet`: channels after the first convolution.
@@ -167,6 +168,14 @@ class AffectCodecConfig(PreTrainedConfig):
             raise ValueError(f"`distillation_num_quantizers` must lie in 1..{self.num_quantizers}")
         if not len(self.mel_n_ffts) == len(self.mel_hop_lengths) == len(self.mel_bins):
             raise ValueError("`mel_n_ffts`, `mel_hop_lengths` and `mel_bins` must have the same length")
+        if self.istft_n_fft < self.hop_length:
+            raise ValueError(
+                f"`istft_n_fft` must be at least the hop length {self.hop_length}, got {self.istft_n_fft}"
+            )
+        if any(n_fft < hop for n_fft, hop in zip(self.mel_n_ffts, self.mel_hop_lengths, strict=True)):
+            raise ValueError("`mel_n_ffts` must not be smaller than their `mel_hop_lengths`")
+        if self.quantizer_dropout and self.num_quantizers < 2:
+            raise ValueError("`quantizer_dropout` needs `num_quantizers` of 2 or more")
         for hop in self.mel_hop_lengths:
             if self.hop_length % hop:
                 raise ValueError(f"`mel_hop_lengths` must divide the hop length {self.hop_length}, got {hop}")

@@ -11,6 +11,7 @@ class AffectCodecGuidanceAttention(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.num_heads = config.guidance_num_heads
+        self.causal = config.causal
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
@@ -21,6 +22,10 @@ class AffectCodecGuidanceAttention(nn.Module):
 
     def forward(self, queries, keys_values, frame_mask=None):
         mask = None if frame_mask is None else frame_mask[:, None, None, :]
+        if self.causal:
+            frames = queries.shape[1]
+            past = torch.ones(frames, frames, dtype=torch.bool, device=queries.device).tril()
+            mask = past if mask is None else past & mask
         attended = F.scaled_dot_product_attention(
             self._split(self.q_proj(queries)),
             self._split(self.k_proj(keys_values)),

@@ -1,6 +1,7 @@
 """Frame-rate backbone: log-mel -> ConvNeXt blocks, and ConvNeXt blocks -> inverse STFT (the Vocos family, Siuzdak 2024)."""
 
 import functools
+import math
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,8 @@ LOG_MEL_FLOOR = 1e-5
 
 @functools.lru_cache(maxsize=16)
 def _mel_filters(n_fft: int, bins: int, sampling_rate: int) -> torch.Tensor:
-    with torch.device("cpu"):
+    # The result is kept: it must serve training, and on any device, also if inference asked first.
+    with torch.inference_mode(False), torch.device("cpu"):
         return torchaudio.functional.melscale_fbanks(
             n_fft // 2 + 1, 0.0, sampling_rate / 2, bins, sampling_rate, norm=None, mel_scale="htk"
         )
@@ -104,7 +106,12 @@ class AffectCodecIstftEncoder(nn.Module):
 
 
 class AffectCodecIstftDecoder(nn.Module):
-    """Latents [B, F, D] -> waveform [B, 1, F * hop], through one spectrum of `istft_n_fft` samples per frame."""
+    """
+    Latents [B, F, D] -> waveform [B, 1, F * hop], through one spectrum of `istft_n_fft` samples per frame.
+
+    A frame's spectrum is centred on its hop, so a sample needs frames up to `(istft_n_fft - hop) / 2` samples later, also
+    with `causal=True`: that is then the decoder's latency.
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -124,7 +131,7 @@ class AffectCodecIstftDecoder(nn.Module):
             hidden_states = block(hidden_states, frame_mask)
         log_magnitude, phase = self.head(self.final_norm(hidden_states)).float().chunk(2, dim=-1)
         with torch.autocast(hidden_states.device.type, enabled=False):
-            magnitude = log_magnitude.exp().clamp(max=MAX_MAGNITUDE)
+            magnitude = log_magnitude.clamp(max=math.log(MAX_MAGNITUDE)).exp()
             spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
             return self._overlap_add(torch.fft.irfft(spectrum, n=self.n_fft, dim=-1), frame_mask)[:, None]
 

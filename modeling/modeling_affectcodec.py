@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils import ModelOutput
@@ -108,17 +109,29 @@ class AffectCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
             init.zeros_(module.back_proj.weight)
 
     def _weight_normed_modules(self):
-        return [m for m in self.modules() if isinstance(m, (nn.Conv1d, nn.ConvTranspose1d))]
+        return {name: m for name, m in self.named_modules() if parametrize.is_parametrized(m, "weight")}
 
     def apply_weight_norm(self):
         """Reparametrize the convolutions by direction and length, for training; outputs stay the same."""
-        for module in self._weight_normed_modules():
-            nn.utils.parametrizations.weight_norm(module, dim=0)
+        for module in list(self.modules()):
+            is_convolution = isinstance(module, (nn.Conv1d, nn.ConvTranspose1d))
+            if is_convolution and not parametrize.is_parametrized(module, "weight"):
+                nn.utils.parametrizations.weight_norm(module, dim=0)
 
     def remove_weight_norm(self):
-        """Fold the reparametrization back into plain weights, for saving and for speed; outputs stay the same."""
-        for module in self._weight_normed_modules():
-            nn.utils.parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+        """Fold the reparametrization back into plain weights, for speed; outputs stay the same."""
+        for module in self._weight_normed_modules().values():
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As in transformers, but always with plain weights: those of weight norm would load as missing, that is random."""
+        normed = self._weight_normed_modules()
+        if normed:
+            if kwargs.get("state_dict") is not None:
+                raise ValueError("`state_dict` must be left out, or `remove_weight_norm()` called first")
+            state_dict = {name: value for name, value in self.state_dict().items() if ".parametrizations." not in name}
+            kwargs["state_dict"] = state_dict | {f"{name}.weight": m.weight.detach() for name, m in normed.items()}
+        super().save_pretrained(save_directory, **kwargs)
 
 
 class AffectCodecModel(AffectCodecPreTrainedModel):

@@ -85,15 +85,24 @@ class AffectCodecCodebook(nn.Module):
         return torch.Generator().manual_seed(int(self.updates))
 
     @torch.no_grad()
-    def initialize(self, vectors: torch.Tensor):
-        """Start from k-means on the vectors [N, C] of all ranks; rank 0 computes, the others receive."""
+    def initialize(self, vectors: torch.Tensor, num_batches: int = 1):
+        """
+        Start from k-means on the vectors [N, C] of all ranks, those of `num_batches` training batches.
+
+        Every rank computes it; rank 0's result is sent to the others, since sums may differ in the last bit.
+        """
         vectors = _all_gather_rows(vectors)
+        # In an order of their own, so that the start does not depend on which rank holds which rows.
+        vectors = vectors[vectors[:, 0].argsort(stable=True)]
+        if vectors.shape[0] == 0:
+            return
         centroids, counts = kmeans(vectors, self.embed.shape[0], self.kmeans_iterations, self._generator())
         if _world_size() > 1:
             dist.broadcast(centroids, 0)
             dist.broadcast(counts, 0)
         # An entry starts with at least the weight of uniform use, else it would be called dead at once.
-        counts = counts.clamp(min=vectors.shape[0] / self.embed.shape[0])
+        # Counts are those of one batch, as the moving average has them: more would hold the entries where they are.
+        counts = counts.clamp(min=vectors.shape[0] / self.embed.shape[0]) / num_batches
         self.embed.copy_(centroids)
         self.cluster_size.copy_(counts)
         self.inited.fill_(True)
@@ -124,10 +133,19 @@ class AffectCodecCodebook(nn.Module):
         if not dead.any():
             return
         candidates = _all_gather_rows(vectors)
+        if candidates.shape[0] == 0:
+            return
         chosen = torch.randint(candidates.shape[0], (int(dead.sum()),), generator=self._generator())
         revived = candidates[chosen.to(candidates.device)]
         self.embed[dead] = revived
         self.cluster_size[dead] = uniform
+
+
+def _linear(layer: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+    """A linear layer in float32, also where the model was cast to less."""
+    if isinstance(layer, nn.Identity):
+        return hidden_states.float()
+    return F.linear(hidden_states.float(), layer.weight.float(), layer.bias.float())
 
 
 class AffectCodecResidualVectorQuantizer(nn.Module):
@@ -149,22 +167,26 @@ class AffectCodecResidualVectorQuantizer(nn.Module):
         self.layers = nn.ModuleList([AffectCodecCodebook(config) for _ in range(config.num_quantizers)])
 
     @torch.no_grad()
-    def initialize(self, hidden_states: torch.Tensor):
-        """k-means start of all codebooks, one after the other, from latents [N, D] (many more rows than entries)."""
-        residual = self.project_in(hidden_states.float()).float()
+    def initialize(self, hidden_states: torch.Tensor, num_batches: int = 1):
+        """
+        k-means start of all codebooks, one after the other, from latents [N, D] of `num_batches` training batches
+        (together many more rows than entries).
+        """
+        residual = _linear(self.project_in, hidden_states)
         for codebook in self.layers:
-            codebook.initialize(residual)
+            codebook.initialize(residual, num_batches)
             residual = residual - F.embedding(nearest_codes(residual, codebook.embed), codebook.embed)
 
     def encode(self, hidden_states: torch.Tensor, num_quantizers: int | None = None) -> torch.Tensor:
         """Latents [B, F, D] -> codes [B, Q, F] long, Q = `num_quantizers` or all."""
         with torch.autocast(hidden_states.device.type, enabled=False):
             shape = hidden_states.shape[:2]
-            residual = self.project_in(hidden_states.float()).flatten(0, 1)
+            residual = _linear(self.project_in, hidden_states).flatten(0, 1)
             codes = []
             for codebook in self.layers[:num_quantizers]:
-                indices = nearest_codes(residual, codebook.embed)
-                residual = residual - F.embedding(indices, codebook.embed)
+                entries = codebook.embed.float()
+                indices = nearest_codes(residual, entries)
+                residual = residual - F.embedding(indices, entries)
                 codes.append(indices.view(shape))
             return torch.stack(codes, dim=1)
 
@@ -172,7 +194,7 @@ class AffectCodecResidualVectorQuantizer(nn.Module):
         """Codes [B, Q, F] -> latents [B, F, D]; fewer codebooks than the model has give a coarser sum."""
         with torch.autocast(codes.device.type, enabled=False):
             total = sum(F.embedding(codes[:, q], self.layers[q].embed) for q in range(codes.shape[1]))
-            return self.project_out(total)
+            return _linear(self.project_out, total)
 
     def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor, distillation_num_quantizers: int = 1):
         """
@@ -190,7 +212,7 @@ class AffectCodecResidualVectorQuantizer(nn.Module):
             Gradients pass both outputs straight through to `hidden_states`.
         """
         with torch.autocast(hidden_states.device.type, enabled=False):
-            latents = self.project_in(hidden_states.float())
+            latents = _linear(self.project_in, hidden_states)
             batch, frames, dim = latents.shape
             # A step that went wrong must not leave NaN in the codebooks: they are not undone with the optimizer's step.
             valid = frame_mask.reshape(-1) & latents.detach().reshape(-1, dim).isfinite().all(-1)
@@ -203,8 +225,9 @@ class AffectCodecResidualVectorQuantizer(nn.Module):
             codes, losses = [], []
             flat = latents.reshape(-1, dim)
             for index, codebook in enumerate(self.layers):
-                indices = nearest_codes(residual, codebook.embed)
-                chosen = F.embedding(indices, codebook.embed)
+                entries = codebook.embed.float()
+                indices = nearest_codes(residual, entries)
+                chosen = F.embedding(indices, entries)
                 active = (used > index)[:, None].expand(batch, frames).reshape(-1)
                 weight = (active & valid).float()[:, None]
                 error = (flat - (total + chosen)).pow(2) * weight
@@ -219,7 +242,12 @@ class AffectCodecResidualVectorQuantizer(nn.Module):
             quantized = latents + (total.view_as(latents) - latents).detach()
             distilled = latents + (distilled.view_as(latents) - latents).detach()
             loss = torch.stack(losses).mean()
-            return self.project_out(quantized), torch.stack(codes, dim=1), loss, self.project_out(distilled)
+            return (
+                _linear(self.project_out, quantized),
+                torch.stack(codes, dim=1),
+                loss,
+                _linear(self.project_out, distilled),
+            )
 
     def _quantizers_used(self, batch: int, device: torch.device) -> torch.Tensor:
         used = torch.full((batch,), self.num_quantizers, device=device)

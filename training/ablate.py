@@ -31,7 +31,8 @@ def run_folder(output_dir: Path, recipe_path: Path, seed: int) -> Path:
 def train(recipe_path: Path, seed: int, args) -> Path:
     """One run, from wherever it stands; returns its folder. The run itself resumes bit for bit."""
     folder = run_folder(args.output_dir, recipe_path, seed)
-    if (folder / "model/config.json").exists():
+    recipe = load_recipe(recipe_path, args.data_root, args.set)
+    if (folder / f"checkpoint-{recipe.steps:08d}").exists() and (folder / "model/config.json").exists():
         return folder
     command = [sys.executable, str(SCRIPT), "--recipe", str(recipe_path), "--output-dir", str(folder)]
     command += ["--data-root", args.data_root, "--set", f"seed={seed}"]

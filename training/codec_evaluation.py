@@ -44,7 +44,7 @@ def evaluate(
     for index, waveform in enumerate(waveforms):
         real = waveform[None, None, : MAX_EVALUATION_SECONDS * sampling_rate].to(device)
         outputs = model(real)
-        mels.append(float(multi_scale_mel_loss(outputs.audio_values, real)))
+        mels.append(float(multi_scale_mel_loss(outputs.audio_values, real, sampling_rate)))
         commitments.append(float(outputs.loss))
         counts += count_codes(outputs, model.config.codebook_size)
         if folder is not None and index < num_samples:

@@ -1,7 +1,7 @@
 """The training step of the codec: generator, discriminator, and the state that they share."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from codec_distillation import distillation_losses, guidance_arguments
@@ -20,13 +20,14 @@ class TrainProgress:
 
     step: int = 0
     nonfinite_steps: int = 0
+    nonfinite_in_a_row: int = 0
 
     def state_dict(self) -> dict:
-        return {"step": self.step, "nonfinite_steps": self.nonfinite_steps}
+        return asdict(self)
 
     def load_state_dict(self, values: dict):
-        self.step = values["step"]
-        self.nonfinite_steps = values["nonfinite_steps"]
+        for name, value in values.items():
+            setattr(self, name, value)
 
 
 @dataclass
@@ -61,12 +62,15 @@ def _optimizer_step(trainer, module, optimizer, loss, learning_rate) -> float:
     norm = trainer.accelerator.clip_grad_norm_(module.parameters(), trainer.recipe.max_grad_norm)
     if not torch.isfinite(norm):
         trainer.progress.nonfinite_steps += 1
-        if trainer.progress.nonfinite_steps > trainer.recipe.max_nonfinite_steps:
+        trainer.progress.nonfinite_in_a_row += 1
+        if trainer.progress.nonfinite_in_a_row > trainer.recipe.max_nonfinite_steps:
             raise RuntimeError(
-                f"{trainer.progress.nonfinite_steps} steps had non-finite gradients; lower `learning_rate` or look at the data"
+                f"{trainer.progress.nonfinite_in_a_row} steps in a row had non-finite gradients; "
+                "lower `learning_rate` or look at the data"
             )
         optimizer.zero_grad(set_to_none=True)
         return float("nan")
+    trainer.progress.nonfinite_in_a_row = 0
     optimizer.step()
     return float(norm)
 
@@ -122,6 +126,7 @@ def train_step(trainer: CodecTrainer, batch: dict) -> dict[str, float]:
     recipe, weights = trainer.recipe, trainer.recipe.loss_weights
     real, padding_mask = batch["input_values"], batch["padding_mask"]
     trainer.model.train()
+    config = trainer.accelerator.unwrap_model(trainer.model).config
     guidance = guidance_arguments(trainer, batch)
     with trainer.accelerator.autocast():
         outputs = trainer.model(real, padding_mask=padding_mask, **guidance)
@@ -129,7 +134,7 @@ def train_step(trainer: CodecTrainer, batch: dict) -> dict[str, float]:
     trainer.code_counts += count_codes(outputs, trainer.code_counts.shape[1])
 
     scalars = {}
-    losses = {"mel": multi_scale_mel_loss(fake, real), "commitment": outputs.loss}
+    losses = {"mel": multi_scale_mel_loss(fake, real, config.sampling_rate), "commitment": outputs.loss}
     if weights.waveform:
         losses["waveform"] = (fake - real).abs().mean()
     losses |= distillation_losses(recipe, outputs, batch)

@@ -130,6 +130,21 @@ def _set(values: dict, assignment: str):
     values[last] = yaml.safe_load(text)
 
 
+def _check_teachers(values: dict, path: Path):
+    """What each distillation term needs; named before any data is read."""
+    weights, teachers, model = values["loss_weights"], values.get("teachers"), values["model"]
+    if not weights.need_teachers():
+        return
+    if teachers is None:
+        raise ValueError(f"{path}: `loss_weights` has a distillation term above 0, which needs `teachers`")
+    if weights.relational and teachers.emotion is None and teachers.semantic is None:
+        raise ValueError(f"{path}: `loss_weights.relational` needs an emotion or a semantic teacher")
+    if weights.alignment and (teachers.text is None or model.get("alignment_feature_size", 768) is None):
+        raise ValueError(f"{path}: `loss_weights.alignment` needs a text teacher and `model.alignment_feature_size`")
+    if weights.self_guidance and not model.get("self_guidance", False):
+        raise ValueError(f"{path}: `loss_weights.self_guidance` needs `model.self_guidance`")
+
+
 def _data_source(values: dict, data_root: str, where: str) -> DataSource:
     source = _build(DataSource, values, where)
     names = [source.source] if isinstance(source.source, str) else source.source
@@ -161,8 +176,9 @@ def load_recipe(path: str | Path, data_root: str = "data", overrides: list[str] 
         teachers = _build(TeacherSource, values["teachers"], f"{path}: teachers")
         teachers.folder = teachers.folder.format(data_root=data_root)
         values["teachers"] = teachers
-    if values["loss_weights"].need_teachers() and values.get("teachers") is None:
-        raise ValueError(f"{path}: `loss_weights` has a distillation term above 0, which needs `teachers`")
+    _check_teachers(values, path)
+    if values.get("mixed_precision", "no") not in ("no", "bf16"):
+        raise ValueError(f"{path}: `mixed_precision` must be 'no' or 'bf16', got {values['mixed_precision']!r}")
     for name in ("gain_db", "betas", "kmeans_steps"):
         if values.get(name) is not None:
             values[name] = tuple(values[name])

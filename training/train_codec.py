@@ -11,6 +11,7 @@ the recipe. The result is `OUTPUT/model` and `OUTPUT/discriminator`, both for `f
 
 import argparse
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ import yaml
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.logging import get_logger
 from accelerate.utils import set_seed
-from codec_distillation import TeacherCrops
+from codec_distillation import TeacherCrops, guidance_arguments
 from codec_evaluation import draw_loss_curves, evaluate
 from codec_steps import CodecTrainer, TrainProgress, codebook_statistics, train_step
 from recipe import load_recipe
@@ -38,6 +39,8 @@ from hf_affectcodec.data.clips import RandomCrops, load_clips
 
 logger = get_logger(__name__)
 COLLAPSED_USAGE = 0.2
+# A tenth of a second: under a frame there is nothing to encode, and a little above nothing to learn.
+MIN_SAMPLES = 1600
 
 
 def parse_arguments(arguments=None):
@@ -60,12 +63,18 @@ def build_trainer(recipe, report_to, output_dir) -> CodecTrainer:
     # Guidance and the alignment head get no gradient in a step without teacher features, and DDP must know.
     unused = bool(config.guidance_sources) or config.alignment_feature_size is not None
     accelerator = Accelerator(
+        # Without this, ranks that torchrun starts on a machine without accelerator do not find each other.
+        cpu=not torch.accelerator.is_available(),
         mixed_precision=recipe.mixed_precision,
         log_with=report_to or None,
         project_dir=str(output_dir),
         # Codebooks are kept equal by their own all-reduce; broadcasting rank 0's would throw the other ranks' away.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused)],
     )
+    if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
+        raise RuntimeError(
+            f"the launcher started {os.environ['WORLD_SIZE']} processes, but {accelerator.num_processes} found each other"
+        )
     set_seed(recipe.seed)
     model = AffectCodecModel(config)
     if recipe.weight_norm:
@@ -102,7 +111,11 @@ def load_data(sources, sampling_rate) -> tuple[list, list[str]]:
         clips = load_clips(source.source, source.split, source.column_map, sampling_rate, source.config_name)
         waveforms += clips.waveforms
         names += clips.names
-    return waveforms, names
+    too_short = [name for waveform, name in zip(waveforms, names, strict=True) if len(waveform) < MIN_SAMPLES]
+    if too_short:
+        logger.warning(f"{len(too_short)} clips under {MIN_SAMPLES} samples are left out, the first is {too_short[0]}")
+    kept = [(w, n) for w, n in zip(waveforms, names, strict=True) if len(w) >= MIN_SAMPLES]
+    return [waveform for waveform, _ in kept], [name for _, name in kept]
 
 
 def build_crops(recipe, config, accelerator):
@@ -132,10 +145,11 @@ def start_codebooks(trainer: CodecTrainer, crops):
     latents = []
     for offset in range(trainer.recipe.kmeans_batches):
         batch = to_device(crops[trainer.progress.step + offset], trainer.accelerator.device)
+        guidance = guidance_arguments(trainer, batch)
         with trainer.accelerator.autocast():
-            outputs = model.encode(batch["input_values"], padding_mask=batch["padding_mask"])
+            outputs = model.encode(batch["input_values"], padding_mask=batch["padding_mask"], **guidance)
         latents.append(outputs.latents.float()[outputs.audio_codes_mask])
-    model.quantizer.initialize(torch.cat(latents))
+    model.quantizer.initialize(torch.cat(latents), trainer.recipe.kmeans_batches)
 
 
 def to_device(batch, device):
@@ -163,8 +177,6 @@ def save_checkpoint(trainer: CodecTrainer, output_dir: Path):
 
 def save_models(trainer: CodecTrainer, output_dir: Path):
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if trainer.recipe.weight_norm:
-        model.remove_weight_norm()
     model.save_pretrained(output_dir / "model")
     extractor = AffectCodecFeatureExtractor(sampling_rate=model.config.sampling_rate, hop_length=model.hop_length)
     extractor.save_pretrained(output_dir / "model")
@@ -208,6 +220,23 @@ class RunLog:
                 file.write(json.dumps({"step": step, **row}) + "\n")
 
 
+def check_same_run(recipe, stored: Path):
+    """A resumed run may get other step counts or weights of losses, but not another network or another order of data."""
+    before = yaml.safe_load(stored.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(recipe.to_dict()))
+    for name in ("model", "discriminator", "seed", "batch_size", "crop_seconds", "train"):
+        if before[name] != now[name]:
+            raise SystemExit(f"--resume: `{name}` of the recipe differs from the run's own in {stored}")
+
+
+def forget_rows_after(log_file: Path, step: int):
+    """Rows that a killed run wrote after its last checkpoint are about to be written again."""
+    if log_file.exists():
+        lines = log_file.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        log_file.write_text("".join(kept), encoding="utf-8")
+
+
 def run_evaluation(trainer: CodecTrainer, log: RunLog, waveforms, output_dir: Path):
     if trainer.accelerator.is_main_process:
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -218,7 +247,7 @@ def run_evaluation(trainer: CodecTrainer, log: RunLog, waveforms, output_dir: Pa
 
 
 def train(trainer: CodecTrainer, crops, waveforms, output_dir: Path, max_minutes: float | None, stop_at: int | None):
-    """Steps until the recipe's end, until the time is up or until `stop_at`; returns whether the end was reached."""
+    """Steps until the recipe's end, until the time is up or until `stop_at`."""
     recipe, progress, started = trainer.recipe, trainer.progress, time.monotonic()
     log = RunLog(trainer, output_dir / "log.jsonl")
     bar = tqdm(
@@ -249,7 +278,6 @@ def train(trainer: CodecTrainer, crops, waveforms, output_dir: Path, max_minutes
         if stop:
             break
     bar.close()
-    return progress.step >= recipe.steps
 
 
 def main(arguments=None):
@@ -260,6 +288,8 @@ def main(arguments=None):
         raise SystemExit(f"--output-dir {args.output_dir} holds checkpoints; add --resume or name another folder")
     if args.resume and not found:
         raise SystemExit(f"--resume: no checkpoint in {args.output_dir}")
+    if args.resume:
+        check_same_run(recipe, args.output_dir / "recipe.yaml")
     trainer = build_trainer(recipe, args.report_to, args.output_dir)
     if trainer.accelerator.is_main_process:
         args.output_dir.mkdir(parents=True, exist_ok=True)
@@ -274,11 +304,14 @@ def main(arguments=None):
     if args.resume:
         trainer.accelerator.load_state(str(found[-1]))
         logger.info(f"resumed {found[-1]} at step {trainer.progress.step}")
-    finished = train(trainer, crops, waveforms, args.output_dir, args.max_minutes, args.stop_at)
+        if trainer.accelerator.is_main_process:
+            forget_rows_after(args.output_dir / "log.jsonl", trainer.progress.step)
+    if args.stop_at is not None and args.stop_at <= trainer.progress.step:
+        raise SystemExit(f"--stop-at {args.stop_at}: the run is already at step {trainer.progress.step}")
+    train(trainer, crops, waveforms, args.output_dir, args.max_minutes, args.stop_at)
     trainer.accelerator.end_training()
     if trainer.accelerator.is_main_process:
-        if finished:
-            save_models(trainer, args.output_dir)
+        save_models(trainer, args.output_dir)
         draw_loss_curves(args.output_dir / "log.jsonl", args.output_dir / "loss_curves.png")
 
 

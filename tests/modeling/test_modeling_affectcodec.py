@@ -55,16 +55,23 @@ def test_shapes_and_forward_is_decode_of_encode(backbone, causal):
     assert torch.equal(as_tuple[0], encoded.audio_codes)
 
 
+@pytest.mark.parametrize("self_guidance", [False, True])
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_causal_codes_do_not_see_the_future(backbone):
-    model = tiny_model(backbone, causal=True)
+def test_causal_codes_do_not_see_the_future(backbone, self_guidance):
+    model = tiny_model(backbone, causal=True, self_guidance=self_guidance)
+    torch.nn.init.normal_(model.guidance.back_proj.weight)
     waveform = torch.randn(1, 1, 20 * HOP) * 0.3
     changed = waveform.clone()
     changed[..., 10 * HOP :] = torch.randn(1, 1, 10 * HOP)
     with torch.no_grad():
         first, second = model.encode(waveform).audio_codes, model.encode(changed).audio_codes
     assert torch.equal(first[..., :10], second[..., :10])
+    # The istft decoder overlaps with (n_fft - hop) / 2 = 480 samples to come.
+    overlap = 480 if backbone == "istft" else 0
+    with torch.no_grad():
+        early = [model.decode(codes).audio_values[..., : 10 * HOP - overlap] for codes in (first, second)]
     assert not torch.equal(first[..., 10:], second[..., 10:])
+    torch.testing.assert_close(early[0], early[1], atol=1e-6, rtol=1e-6)
 
 
 MODELS = {backbone: tiny_model(backbone, guidance_sources=()) for backbone in BACKBONES}
@@ -160,10 +167,10 @@ def test_initialisation_lives_in_init_weights(backbone):
     fresh = AffectCodecModel(config)
     from_nothing = AffectCodecModel.from_pretrained(None, config=config, state_dict={})
     for (name, a), (_, b) in zip(fresh.state_dict().items(), from_nothing.state_dict().items(), strict=True):
-        if a.numel() > 200:
-            assert float(b.float().std()) == pytest.approx(float(a.float().std()), rel=0.3), name
+        if a.unique().numel() == 1:
+            assert torch.equal(a, b), name
         else:
-            assert float((a.float() - b.float()).abs().max()) < 2.0, name
+            assert float(b.std()) == pytest.approx(float(a.std()), rel=0.3 if a.numel() > 200 else 0.8), name
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -178,6 +185,35 @@ def test_weight_norm_changes_nothing(backbone):
         model.remove_weight_norm()
         torch.testing.assert_close(model(waveform).audio_values, before, atol=1e-5, rtol=1e-5)
     assert set(model.state_dict()) == set(plain.state_dict())
+
+
+def test_a_weight_normed_model_saves_plain_weights(tmp_path):
+    model = tiny_model("seanet")
+    waveform = torch.randn(1, 1, 3200)
+    model.apply_weight_norm()
+    model.apply_weight_norm()
+    with torch.no_grad():
+        expected = model(waveform).audio_values
+        model.save_pretrained(tmp_path)
+        loaded = AffectCodecModel.from_pretrained(tmp_path)
+        torch.testing.assert_close(loaded(waveform).audio_values, expected, atol=1e-6, rtol=1e-6)
+    loaded.remove_weight_norm()
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_cast_model_runs(backbone):
+    model = tiny_model(backbone, self_guidance=True).to(torch.bfloat16)
+    with torch.no_grad():
+        outputs = model(torch.randn(1, 1, 3200) * 0.3)
+    assert torch.isfinite(outputs.audio_values.float()).all()
+
+
+def test_loud_predictions_have_finite_gradients():
+    model = tiny_model("istft").train()
+    with torch.no_grad():
+        model.decoder.head.bias.fill_(200.0)
+    model(torch.randn(1, 1, 3200)).audio_values.square().mean().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
 def test_bfloat16_autocast_keeps_the_quantizer_in_float32():

@@ -127,6 +127,32 @@ def test_kmeans_finds_planted_clusters():
     assert counts.sum() == 1600
 
 
+def test_a_start_on_many_batches_follows_like_a_start_on_one():
+    moved = []
+    for batches in (1, 24):
+        torch.manual_seed(0)
+        codebook = AffectCodecCodebook(tiny_config("istft", dead_code_ratio=0.0))
+        codebook.initialize(torch.randn(400 * batches, 16), batches)
+        before = codebook.embed.clone()
+        for _ in range(100):
+            vectors = torch.randn(400, 16) + 1.0
+            codebook.update(vectors, nearest_codes(vectors, codebook.embed))
+        moved.append(float((codebook.embed - before).mean()))
+    assert moved[0] > 0.05 and moved[1] == pytest.approx(moved[0], rel=0.2)
+
+
+def test_a_batch_without_finite_latents_changes_nothing_and_does_not_crash():
+    model = quantizer().train()
+    model.initialize(torch.randn(500, 16))
+    entries = [layer.embed.clone() for layer in model.layers]
+    for layer in model.layers:
+        layer.cluster_size[:3] = 0.0
+    latents = torch.full((1, 10, 16), float("nan"))
+    model(latents, all_frames(latents))
+    for layer, before in zip(model.layers, entries, strict=True):
+        torch.testing.assert_close(layer.embed[3:], before[3:], atol=1e-5, rtol=1e-5)
+
+
 def test_kmeans_with_fewer_rows_than_entries():
     codebook = AffectCodecCodebook(tiny_config("istft"))
     codebook.initialize(torch.randn(10, 16))
@@ -151,8 +177,15 @@ def test_quantizer_dropout_uses_fewer_layers_for_some_items():
     model = quantizer(quantizer_dropout=0.5).train()
     model.initialize(torch.randn(500, 16))
     latents = torch.randn(64, 5, 16)
+    used = torch.arange(64) % 8 + 1
+    model._quantizers_used = lambda batch, device: used
+    before = [layer.embed.clone() for layer in model.layers]
     with torch.no_grad():
         quantized, codes, _, _ = model(latents, all_frames(latents))
+    for row in range(64):
+        expected = sum(before[q][codes[row, q]] for q in range(int(used[row])))
+        torch.testing.assert_close(quantized[row], expected, atol=1e-5, rtol=1e-5)
+    del model._quantizers_used
     counts = torch.tensor([int(model._quantizers_used(1, "cpu")) for _ in range(400)])
     assert 0.35 < float((counts < 8).float().mean()) < 0.65 and counts.min() >= 1
 

@@ -126,3 +126,13 @@ def test_distillation_without_teachers_is_an_error(tmp_path):
     recipe.write_text(f"base: {SMOKE}\nname: bad\nloss_weights: {{relational: 1.0}}\n")
     with pytest.raises(ValueError, match="teachers"):
         load_recipe(recipe)
+    for changes, name in (
+        (["teachers.emotion=null", "teachers.semantic=null"], "relational"),
+        (["teachers.text=null"], "alignment"),
+        (["model.alignment_feature_size=null"], "alignment"),
+        (["model.self_guidance=false"], "self_guidance"),
+        (["mixed_precision=fp16"], "mixed_precision"),
+    ):
+        recipe.write_text(RECIPE)
+        with pytest.raises(ValueError, match=name):
+            load_recipe(recipe, overrides=changes)

@@ -12,6 +12,11 @@ LOG_FLOOR = 1e-5
 
 @functools.lru_cache(maxsize=64)
 def _window_and_filters(window_length: int, num_mels: int, sampling_rate: int, device: torch.device):
+    with torch.inference_mode(False):
+        return _make_window_and_filters(window_length, num_mels, sampling_rate, device)
+
+
+def _make_window_and_filters(window_length, num_mels, sampling_rate, device):
     filters = torchaudio.functional.melscale_fbanks(
         window_length // 2 + 1, 0.0, sampling_rate / 2, num_mels, sampling_rate, norm=None, mel_scale="htk"
     )
