@@ -47,21 +47,30 @@ def test_training_on_two_ranks_equals_one_process_on_the_joined_batch(data_root,
     arguments = ["--recipe", SMOKE, "--data-root", data_root]
     # Each rank draws its own dropout and its own stretch for the discriminators; without them the runs must agree.
     for change in (
-        "steps=12",
+        # Last bits differ (sums in another order) and grow with the steps; a second k-means would make them whole entries.
+        "steps=6",
+        "kmeans_steps=[0]",
         "model.quantizer_dropout=0.0",
         "discriminator_crop_seconds=null",
-        "discriminator_start=4",
+        "discriminator_start=3",
     ):
         arguments += ["--set", change]
     launch_two(ROOT / "training/train_codec.py", *arguments, "--set", "batch_size=2", "--output-dir", tmp_path / "two")
     run(tmp_path / "one", data_root, *map(str, arguments[4:]), "--set", "batch_size=4", "--set", "kmeans_batches=4")
+    # What the same run is without the other rank: the measure of what "equal" means. Adam makes whole steps of gradients
+    # that are only rounding (the discriminators' first gradients are near it), so no bound on single weights would hold.
+    run(tmp_path / "half", data_root, *map(str, arguments[4:]), "--set", "batch_size=2", "--set", "kmeans_batches=4")
     rows = {name: (tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("one", "two")}
     assert len(rows["one"]) == len(rows["two"])
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for network, tensors in one.items():
-        for name, expected in tensors.items():
-            if expected.is_floating_point():
-                difference = float((two[network][name] - expected).abs().max())
-                # One vector in twelve steps that falls to another entry by a last bit moves a count by .01.
-                bound = 0.05 if name.endswith("cluster_size") else 2e-3 * max(1.0, float(expected.abs().max()))
-                assert difference < bound, f"{network} {name}: {difference}"
+    one, two, half = (flat_weights(tmp_path / name) for name in ("one", "two", "half"))
+    for network, expected in one.items():
+        apart = float((two[network] - expected).norm() / (half[network] - expected).norm())
+        assert apart < {"model": 1e-3, "discriminator": 0.25}[network], f"{network}: {apart}"
+
+
+def flat_weights(folder):
+    """Each network as one vector [N]."""
+    return {
+        network: torch.cat([tensor.double().flatten() for tensor in tensors.values() if tensor.is_floating_point()])
+        for network, tensors in weights(folder).items()
+    }
