@@ -84,7 +84,7 @@ class AffectCodecFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError("`sampling_rate` is required: the rate of `audio` in Hz (another rate gives wrong codes)")
         if sampling_rate != self.sampling_rate:
             raise ValueError(f"`sampling_rate` must be {self.sampling_rate} Hz, got {sampling_rate!r}; resample first")
-        is_batch = isinstance(audio, (list, tuple)) and not (len(audio) > 0 and isinstance(audio[0], (int, float)))
+        is_batch = isinstance(audio, (list, tuple)) and not (len(audio) > 0 and np.isscalar(audio[0]))
         clips = list(audio) if is_batch else [audio]
         if not clips:
             raise ValueError("`audio` is empty")

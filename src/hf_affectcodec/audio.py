@@ -9,7 +9,7 @@ import math
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import BinaryIO
@@ -173,7 +173,9 @@ def write_audio(path: "str | os.PathLike", waveform: "torch.Tensor | np.ndarray"
     except (OSError, soundfile.SoundFileError) as error:
         raise AudioFileError(f"{path}: cannot be written at {sampling_rate} Hz ({_reason(error)})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # A path below a file is NotADirectoryError here too, and the first error is the one to tell.
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def audio_files(folder: "str | os.PathLike") -> list[Path]:

@@ -367,3 +367,9 @@ def test_audio_files(tmp_path):
     for folder in (tmp_path / "a.flac", tmp_path / "none"):
         with pytest.raises(AudioFileError, match="not a folder"):
             audio_files(folder)
+
+
+def test_write_below_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(AudioFileError, match="cannot be written"):
+        write_audio(tmp_path / "file" / "out.wav", np.zeros(16, np.float32), 16000)

@@ -1,5 +1,6 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -28,7 +29,7 @@ def test_paper_configuration_has_44_1_million_parameters():
 
 @pytest.mark.parametrize("attention", ["cross", "self", "none"])
 def test_no_parameter_is_idle(attention):
-    """Every parameter gets a gradient, so DDP never waits for one."""
+    """Every parameter gets a gradient where teacher features are given (without them guidance has none)."""
     model = tiny_model("seanet", guidance_attention=attention, guidance_dropout=0.0, guidance_term_dropout=0.0).train()
     torch.nn.init.normal_(model.guidance.back_proj.weight)
     features = {"emotion_features": torch.randn(2, 5, 12), "semantic_features": torch.randn(2, 5, 10)}
@@ -268,6 +269,12 @@ def test_fewer_quantizers_are_a_prefix_of_all():
             for n in range(1, 9)
         ]
     assert errors == sorted(errors, reverse=True)
+
+
+@pytest.mark.parametrize("number", [float, np.float32])
+def test_feature_extractor_takes_a_list_of_numbers_as_one_clip(number):
+    batch = AffectCodecFeatureExtractor()([number(0.25)] * 640, sampling_rate=16000, return_tensors="pt")
+    assert torch.equal(batch["input_values"], torch.full((1, 1, 640), 0.25))
 
 
 def test_feature_extractor(tmp_path):
