@@ -69,6 +69,7 @@ class CardValues:
         num_voices (`int`): Voices in it.
         languages (`tuple[str]`): Language codes of the training data.
         teachers (`dict[str, str]`, *optional*): Each teacher that it was trained with, and the licence of its weights.
+        course (`str`, *optional*): How the run went where its recipe alone would mislead (values changed on the way).
         dataset (`str`, *optional*): Name of the data of the results, as `model-index` spells it.
         dataset_name (`str`, *optional*): The same, for people.
         dataset_split (`str`, *optional*): Split of the results.
@@ -80,6 +81,7 @@ class CardValues:
     num_voices: int
     languages: tuple[str, ...]
     teachers: dict[str, str] = field(default_factory=dict)
+    course: str = ""
     dataset: str = "open-prompts"
     dataset_name: str = "Asterisk core prompts (en, es, fr, it, ru)"
     dataset_split: str = "test"
@@ -646,6 +648,7 @@ def build_parser() -> argparse.ArgumentParser:
     card.add_argument("--train-minutes", type=float, help="minutes of speech in the training split")
     card.add_argument("--num-voices", type=int, help="voices in it")
     card.add_argument("--languages", nargs="+", help="language codes")
+    card.add_argument("--course", default="", help="how the run went where its recipe alone would mislead")
     card.add_argument("--teachers", nargs="*", default=[], metavar="NAME=LICENCE", help="where the recipe has any")
     return parser
 
@@ -662,7 +665,7 @@ def _card_values(options: argparse.Namespace) -> CardValues | None:
     if unlicensed:
         raise ValueError(f"--teachers takes NAME=LICENCE, got {unlicensed[0]!r}")
     values = {name: getattr(options, name) for name in names[:-1]}
-    return CardValues(**values, languages=tuple(options.languages), teachers=teachers)
+    return CardValues(**values, languages=tuple(options.languages), teachers=teachers, course=options.course)
 
 
 def main(arguments: list[str] | None = None) -> int:

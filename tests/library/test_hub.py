@@ -297,12 +297,14 @@ def test_teachers_stand_in_the_card_with_their_licences(staged, run_folder, tmp_
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, "teachers": {"folder": folder}}))
     with pytest.raises(ValueError, match="`teachers` of the card must name the recipe's teachers"):
         stage_again(run_folder, tmp_path, table, recipe_file=tmp_path / "recipe.yaml")
-    values = replace(CARD, teachers={"openai/whisper-base": "Apache-2.0"})
+    course = "The learning rate started anew at step 50."
+    values = replace(CARD, teachers={"openai/whisper-base": "Apache-2.0"}, course=course)
     with pytest.raises(ValueError, match="`teachers` of the card"):
         stage_again(run_folder, tmp_path, table, card_values=values)
     output = stage_again(run_folder, tmp_path, table, recipe_file=tmp_path / "recipe.yaml", card_values=values)
     text = (output / "README.md").read_text()
     assert "| teacher openai/whisper-base (not in this repository) | Apache-2.0 |" in text
+    assert f"\n{course}\n" in text
     assert "none were used" not in text and "Not trained for emotion" not in text
     recipe = yaml.safe_load((output / "recipe.yaml").read_text())
     assert recipe["teachers"]["folder"] == "{data_root}/features/open-prompts"
