@@ -44,6 +44,9 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--suffix", default=".wav", help="format of files written into a folder (default: %(default)s)"
             )
+    demo = commands.add_parser("demo", help="the codec in a browser", description="Serves the codec as a web page.")
+    demo.add_argument("--model", help="folder or Hub id (default: the checkpoint shipped in the package)")
+    demo.add_argument("--port", type=_count, help="default: 7860, or the next one that is free")
     commands.add_parser("corpora", help="the catalogue of corpora", description="The catalogue of corpora (Markdown).")
     publish = commands.add_parser(
         "publish", help="upload a staged folder", description="Check and upload a staged folder."
@@ -58,6 +61,17 @@ def _corpora(arguments: argparse.Namespace) -> int:
     from .data.corpora import corpora_table
 
     sys.stdout.write(corpora_table())
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from .inference import load_codec
+
+    try:
+        from .space.app import serve
+    except ModuleNotFoundError as error:
+        raise ImportError(f"the page needs `{error.name}`: pip install 'hf-affectcodec[eval,space]'") from error
+    serve(load_codec(arguments.model), arguments.port)
     return 0
 
 
@@ -101,7 +115,7 @@ def main(argv: "list[str] | None" = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
-        return {"corpora": _corpora, "publish": _publish}.get(arguments.command, _convert)(arguments)
+        return {"corpora": _corpora, "demo": _demo, "publish": _publish}.get(arguments.command, _convert)(arguments)
     except (ValueError, OSError, ImportError) as error:
         print(f"affectcodec: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -42,10 +42,10 @@ class Rebuilt:
     decode_speed: float
 
 
-def rebuild(codec: Codec, waveform: torch.Tensor, runs: int = RUNS) -> Rebuilt:
-    """Encodes and decodes a waveform `[1, T]`, and times both."""
+def rebuild(codec: Codec, waveform: torch.Tensor, runs: int = RUNS, num_quantizers: int | None = None) -> Rebuilt:
+    """Encodes and decodes a waveform `[1, T]` by that many codebooks (default: all), and times both."""
     seconds = waveform.shape[-1] / codec.sampling_rate
-    codes, encode_seconds = _timed(lambda: codec.encode(waveform), runs)
+    codes, encode_seconds = _timed(lambda: codec.encode(waveform, num_quantizers), runs)
     rebuilt, decode_seconds = _timed(lambda: codec.decode(codes), runs)
     return Rebuilt(waveform, rebuilt, codes, seconds / encode_seconds, seconds / decode_seconds)
 
@@ -85,8 +85,8 @@ def log_frequency_spectrogram(waveform: torch.Tensor, sampling_rate: int) -> tup
     return frequencies, (1 - weight) * power[below] + weight * power[below + 1]
 
 
-def draw(path: Path, result: Rebuilt) -> None:
-    """Both spectrograms side by side on one scale of dB, with the F0 contour of each on top."""
+def picture(result: Rebuilt):
+    """A matplotlib figure: both spectrograms side by side on one scale of dB, with the F0 contour of each on top."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -140,7 +140,7 @@ def draw(path: Path, result: Rebuilt) -> None:
     axes[0].set_ylabel("frequency (Hz)")
     axes[0].legend(loc="upper right", framealpha=0.8)
     figure.colorbar(image, ax=axes, pad=0.01, label="level (dB below the loudest point)")
-    figure.savefig(path)
+    return figure
 
 
 def table(result: Rebuilt, values: dict[str, float | str], paths: list[Path]) -> str:
@@ -194,7 +194,7 @@ def demo(out: Path, clip: "Path | None" = None, model: str | None = None, device
     write_audio(paths[0], result.original, codec.sampling_rate)
     write_audio(paths[1], result.rebuilt, codec.sampling_rate)
     save_codes(paths[2], result.codes)
-    draw(paths[3], result)
+    picture(result).savefig(paths[3])
     return table(result, values, paths)
 
 
