@@ -33,9 +33,11 @@ from tqdm import tqdm
 from hf_affectcodec.audio import AudioFileError, load_audio
 from hf_affectcodec.metrics.alignment import align, estimate_lag
 from hf_affectcodec.metrics.distillmos import distillmos
+from hf_affectcodec.metrics.egemaps import egemaps_distance
 from hf_affectcodec.metrics.f0 import f0_correlation, f0_rmse, log_f0_rmse, voicing_error
 from hf_affectcodec.metrics.lsd import lsd
 from hf_affectcodec.metrics.pesq import pesq
+from hf_affectcodec.metrics.prosody_similarity import energy_correlation
 from hf_affectcodec.metrics.statistics import (
     bootstrap_interval,
     paired_differences,
@@ -89,6 +91,8 @@ METRICS = {
     "log_f0_rmse_semitones": Metric(log_f0_rmse, "F0 RMSE semitones ↓", 2),
     "f0_correlation": Metric(f0_correlation, "F0 corr. ↑", 3),
     "voicing_error": Metric(voicing_error, "V/UV error ↓", 3),
+    "energy_correlation": Metric(energy_correlation, "energy corr. ↑", 3),
+    "egemaps_distance": Metric(egemaps_distance, "eGeMAPS distance ↓", 2, aligned=False),
     "distillmos": Metric(_distillmos, "DistillMOS ↑", 2, aligned=False),
 }
 
@@ -241,17 +245,19 @@ def protocol(data: str | Path) -> dict:
     with open(data, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    packages = ("pesq", "pystoi", "praat-parselmouth", "distillmos", "torch", "torchaudio")
+    packages = ("pesq", "pystoi", "praat-parselmouth", "opensmile", "distillmos", "torch", "torchaudio")
     return {
         "data": Path(data).name,
         "data_sha256": digest.hexdigest(),
         "sampling_rate": SAMPLING_RATE,
         "resampler": "torchaudio sinc_interp_hann, lowpass_filter_width 6, rolloff 0.99",
         "alignment": f"cross-correlation, |lag| <= {MAX_LAG} s, applied where correlation >= {MIN_CORRELATION}"
-        " (not for DistillMOS)",
+        " (not for DistillMOS and eGeMAPS)",
         "pesq_mode": "wb (ITU-T P.862.2)",
         "lsd": "n_fft 2048, hop 512, Hann, log10 of power, floor 1e-8, unit: decades",
         "f0": "Praat ac, 60 to 600 Hz, 10 ms; errors over frames voiced in both, at least 10",
+        "egemaps": "eGeMAPSv02 functionals, z-scored with the package's fixed statistics, clipped to 5, root mean square"
+        " difference",
         "bits": "payload only, no container; neural: frames x codebooks x log2(codebook size)",
         "packages": {name: version(name) for name in packages},
     }
