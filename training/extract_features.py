@@ -29,26 +29,27 @@ machines without accelerator launch several with `torchrun --nproc_per_node N`.
 
 import argparse
 import hashlib
-import importlib.metadata
 import inspect
 import json
 import os
-import platform
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 import yaml
-from accelerate import PartialState
+from sharded_output import (
+    AudioRows,
+    library_versions,
+    plan_files,
+    process_state,
+    read_footer,
+    sha256_of_names,
+    write_file,
+    write_manifest,
+)
 from tqdm.auto import tqdm
 
-from hf_affectcodec.audio import AudioFileError, load_audio
 from hf_affectcodec.teachers.alignment import HOP_LENGTH, SAMPLING_RATE
 from hf_affectcodec.teachers.clap import ClapTeacher
 from hf_affectcodec.teachers.frames import FrameTeacher
@@ -58,8 +59,6 @@ from hf_affectcodec.teachers.text import TextTeacher
 from hf_affectcodec.teachers.whisper import WhisperTeacher
 
 
-METADATA_KEY = b"hf_affectcodec"
-LIBRARIES = ("hf-affectcodec", "torch", "torchaudio", "transformers", "datasets", "numpy", "pyarrow")
 LARGEST = float(np.finfo(np.float16).max)
 
 
@@ -107,67 +106,6 @@ def parse_teacher(text: str) -> tuple[str, str, dict]:
     return name, kind, {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}
 
 
-class AudioRows:
-    """
-    The rows of a `datasets` audio set, decoded one by one.
-
-    Args:
-        source: Hub id, folder, or Parquet files (a name that ends in `.parquet`, `*` allowed).
-        split: Split, in `datasets` syntax.
-        audio_column: Column of the audio.
-        transcript_column: Column of the transcripts, if any.
-        config_name: Configuration of a set that has several.
-
-    Raises:
-        ValueError: No such column, or two clips of the same name.
-    """
-
-    def __init__(
-        self,
-        source: str,
-        split: str,
-        audio_column: str = "audio",
-        transcript_column: str | None = None,
-        config_name: str | None = None,
-    ):
-        if source.endswith(".parquet"):
-            rows = datasets.load_dataset("parquet", config_name, data_files={split.split("[")[0]: source}, split=split)
-        else:
-            rows = datasets.load_dataset(source, config_name, split=split)
-        columns = [audio_column] if transcript_column is None else [audio_column, transcript_column]
-        missing = sorted(set(columns) - set(rows.column_names))
-        if missing:
-            raise ValueError(
-                f"`source` = {source!r}, split {split!r} has no column {missing[0]!r}: {rows.column_names}"
-            )
-        # our own loader decodes: it needs no torchcodec and says which file is bad
-        self.rows = rows.select_columns(columns).cast_column(audio_column, datasets.Audio(decode=False))
-        self.audio_column, self.transcript_column = audio_column, transcript_column
-        self.names = []
-        for table in self.rows.with_format("arrow").iter(1000):
-            paths = pc.struct_field(table[audio_column], "path").to_pylist()
-            self.names += [path or f"row {len(self.names) + index}" for index, path in enumerate(paths)]
-        seen = set()
-        for name in self.names:
-            if name in seen:
-                raise ValueError(f"`source` = {source!r}, split {split!r} has two clips named {name!r}")
-            seen.add(name)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def read(self, first: int, last: int) -> Iterator[tuple[str, torch.Tensor, str]]:
-        """(name, waveform [T] at 16 kHz, transcript) of rows `first` to `last`; a missing transcript is empty."""
-        for index in range(first, last):
-            row, name = self.rows[index], self.names[index]
-            audio = row[self.audio_column]
-            if audio is None or (audio["bytes"] is None and audio["path"] is None):
-                raise AudioFileError(f"{name}: no audio")
-            content = audio["path"] if audio["bytes"] is None else audio["bytes"]
-            waveform = load_audio(content, SAMPLING_RATE, name=name)[0]
-            yield name, waveform, (row[self.transcript_column] or "" if self.transcript_column else "")
-
-
 def extract(
     rows: AudioRows,
     teachers: dict,
@@ -196,29 +134,20 @@ def extract(
     Raises:
         ValueError: The folder holds features of other settings, a value does not fit into float16, or there are no rows.
     """
-    if not len(rows):
-        raise ValueError("`rows` is empty")
     output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
     settings = {
         **settings,
         "clips": len(rows),
-        "names_sha256": hashlib.sha256("\n".join(rows.names).encode()).hexdigest(),
+        "names_sha256": sha256_of_names(rows.names),
         "shard_clips": shard_clips,
         "sampling_rate": SAMPLING_RATE,
         "hop_length": HOP_LENGTH,
         "teachers": {name: {"kind": _kind(teacher), **teacher.description} for name, teacher in teachers.items()},
     }
     settings = json.loads(json.dumps(settings))  # as it reads back: tuples are lists
-    count = -(-len(rows) // shard_clips)
-    paths = [output_dir / f"features-{index:05d}-of-{count:05d}.parquet" for index in range(count)]
-    strangers = sorted(path.name for path in set(output_dir.glob("*.parquet")) - set(paths))
-    if strangers:
-        raise ValueError(f"`output_dir` = {output_dir} holds features of other settings: {strangers[0]}")
-    for path in paths:
-        _check_settings(path, settings)
+    paths = plan_files(output_dir, "features", settings, len(rows), shard_clips)
 
-    mine = range(rank, count, world_size)
+    mine = range(rank, len(paths), world_size)
     todo = [index for index in mine if not paths[index].exists()]
     sizes = {index: min((index + 1) * shard_clips, len(rows)) - index * shard_clips for index in mine}
     with tqdm(
@@ -230,14 +159,12 @@ def extract(
     ) as bar:
         for index in todo:
             first = index * shard_clips
-            clips = rows.read(first, first + sizes[index])
+            clips = rows.read(first, first + sizes[index], SAMPLING_RATE)
             _write_shard(paths[index], clips, teachers, settings, bar)
     if not all(path.exists() for path in paths):
         return None
     manifest = _manifest(paths, settings)
-    _replace(
-        output_dir / "manifest.json", lambda path: path.write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
-    )
+    write_manifest(output_dir, manifest)
     return manifest
 
 
@@ -245,40 +172,18 @@ def _kind(teacher) -> str:
     return "tokens" if isinstance(teacher, TextTeacher) else "frames"
 
 
-def _replace(path: Path, write):
-    """All of a file or nothing: a temporary one beside it is moved into place. Others are never read: they are hidden."""
-    temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _footer(path: Path) -> dict:
-    return json.loads(pq.read_schema(path).metadata[METADATA_KEY])
-
-
-def _check_settings(path: Path, settings: dict):
-    if not path.exists():
-        return
-    theirs = _footer(path)["settings"]
-    for key, value in settings.items():
-        if theirs.get(key) != value:
-            raise ValueError(f"`output_dir`: {path} was made with another {key}: name another folder or remove it")
-
-
 def _write_shard(path: Path, clips, teachers: dict, settings: dict, bar):
     names, lengths, digest = [], [], hashlib.sha256()
     vectors = {column: [] for column in teachers}
     transcripts = {column: [] for column, teacher in teachers.items() if _kind(teacher) == "tokens"}
-    for name, waveform, transcript in clips:
+    for name, waveform, row in clips:
         names.append(name)
         lengths.append(len(waveform))
         digest.update(waveform.numpy().astype("<f4").data)
         for column, teacher in teachers.items():
             if column in transcripts:
-                text = transcript if settings["transcripts"] else teacher.transcribe([waveform])[0]
+                given = settings["transcripts"]
+                text = (row[given] or "") if given else teacher.transcribe([waveform])[0]
                 transcripts[column].append(text)
                 values = teacher.embed(text)
             else:
@@ -293,11 +198,10 @@ def _write_shard(path: Path, clips, teachers: dict, settings: dict, bar):
         "clips": len(names),
         "samples": sum(lengths),
         "audio_sha256": digest.hexdigest(),
-        "versions": _versions(),
+        "versions": library_versions(),
         "sums": {column: _sums(items) for column, items in vectors.items()},
     }
-    table = pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(footer)})
-    _replace(path, lambda temporary: pq.write_table(table, temporary, compression="zstd", use_dictionary=False))
+    write_file(path, pa.table(columns), footer, use_dictionary=False)
 
 
 def _sums(items: list[np.ndarray]) -> dict:
@@ -320,18 +224,8 @@ def _list_array(items: list[np.ndarray], size: int) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), flat)
 
 
-def _versions() -> dict:
-    versions = {"python": platform.python_version()}
-    for library in LIBRARIES:
-        try:
-            versions[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            versions[library] = None
-    return versions
-
-
 def _manifest(paths: list[Path], settings: dict) -> dict:
-    footers = [_footer(path) for path in paths]
+    footers = [read_footer(path) for path in paths]
     shards = [
         {
             "file": path.name,
@@ -367,21 +261,6 @@ def parse_arguments(arguments=None):
     return parser.parse_args(arguments)
 
 
-def process_state() -> PartialState:
-    """
-    This process among those that were launched.
-
-    Raises:
-        RuntimeError: accelerate sees another number of processes than the launcher started.
-    """
-    # without `cpu=True` accelerate takes every process of `torchrun` on a machine without accelerator for the only one
-    state = PartialState(cpu=not torch.accelerator.is_available())
-    launched = int(os.environ.get("WORLD_SIZE", 1))
-    if state.num_processes != launched:
-        raise RuntimeError(f"WORLD_SIZE is {launched}, accelerate sees {state.num_processes} process(es)")
-    return state
-
-
 def main(arguments=None):
     options = parse_arguments(arguments)
     state = process_state()
@@ -394,7 +273,8 @@ def main(arguments=None):
         if kind == "text" and options.transcripts:
             keys.setdefault("recognizer", None)
         teachers[name] = load_teacher(kind, device=state.device, **keys)
-    rows = AudioRows(options.source, options.split, options.audio_column, options.transcripts, options.config_name)
+    columns = [] if options.transcripts is None else [options.transcripts]
+    rows = AudioRows(options.source, options.split, options.audio_column, columns, options.config_name)
     settings = {
         "source": options.source,
         "split": options.split,

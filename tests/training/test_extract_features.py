@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
-from extract_features import AudioRows, extract, load_teacher, main, parse_teacher
+from extract_features import extract, load_teacher, main, parse_teacher
+from sharded_output import AudioRows
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -119,12 +120,12 @@ def test_from_the_command_line_to_a_crop(source, hubert, bert, tmp_path):
     }
     assert clips.names == list(features.num_samples)
     assert [len(waveform) for waveform in clips.waveforms] == list(features.num_samples.values())
-    for name, waveform, text in AudioRows(source, "train", transcript_column="text").read(0, CLIPS):
+    for name, waveform, row in AudioRows(source, "train", columns=["text"]).read(0, CLIPS, 16_000):
         assert name in features
         whole = features.crop(name)
         for teacher in ("semantic", "emotion"):
             assert (whole[teacher] == expected[teacher]([waveform])[0].half().float().numpy()).all()
-        assert (whole["text"] == expected["text"].embed(text).half().float().numpy()).all()
+        assert (whole["text"] == expected["text"].embed(row["text"] or "").half().float().numpy()).all()
         crop = features.crop(name, 960, 1600)
         assert (crop["semantic"] == whole["semantic"][3:8]).all()
         assert (crop["semantic"] == features.values["semantic"][name][3:8].astype(np.float32)).all()
@@ -135,7 +136,7 @@ def test_from_the_command_line_to_a_crop(source, hubert, bert, tmp_path):
     assert manifest["teachers"]["text"]["kind"] == "tokens"
     assert manifest["shards"][0]["versions"]["torch"] == torch.__version__.split("+")[0]
     last = AudioRows(source, "train")
-    samples = next(last.read(6, 7))[1].numpy()
+    samples = next(last.read(6, 7, 16_000))[1].numpy()
     assert manifest["shards"][3]["audio_sha256"] == hashlib.sha256(samples.tobytes()).hexdigest()
     frames = np.concatenate(list(features.values["emotion"].values())).astype(np.float64)
     assert np.allclose(manifest["statistics"]["emotion"]["mean"], frames.mean(0))
@@ -255,7 +256,7 @@ def test_two_clips_of_one_name(source, tmp_path):
     with pytest.raises(ValueError, match="two clips named 'clip2.flac'"):
         AudioRows(str(tmp_path / "twice.parquet"), "train")
     with pytest.raises(ValueError, match="no column 'sentence'"):
-        AudioRows(source, "train", transcript_column="sentence")
+        AudioRows(source, "train", columns=["sentence"])
 
 
 def test_the_teacher_option():
