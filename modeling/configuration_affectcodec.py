@@ -79,6 +79,9 @@ class AffectCodecConfig(PreTrainedConfig):
             Width of the text teacher's features; the head Linear(hidden_size, this) serves EW-Align. `None`: no head.
         distillation_num_quantizers (`int`, *optional*, defaults to 1):
             The distillation latents are the mean of the first n quantizers' outputs (Table 9: 1, 4 or 8).
+        feature_distillation_sources (`tuple[str]`, *optional*, defaults to `()`):
+            Teachers that linear heads on the distillation latents predict, `"emotion"` and / or `"semantic"`, each to its
+            width: feature distillation, which the paper compares its relational distillation with (Table 7).
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of the linear layers' initial weights.
 
     Example:
@@ -141,6 +144,7 @@ class AffectCodecConfig(PreTrainedConfig):
 
     alignment_feature_size: int | None = 768
     distillation_num_quantizers: int = 1
+    feature_distillation_sources: list[str] | tuple[str, ...] = ()
 
     initializer_range: float = 0.02
 
@@ -153,9 +157,13 @@ class AffectCodecConfig(PreTrainedConfig):
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {allowed}, got {getattr(self, name)!r}")
-        unknown = [s for s in self.guidance_sources if s not in GUIDANCE_SOURCES]
-        if unknown:
-            raise ValueError(f"`guidance_sources` must be taken from {GUIDANCE_SOURCES}, got {unknown}")
+        for name, sources in (
+            ("guidance_sources", self.guidance_sources),
+            ("feature_distillation_sources", self.feature_distillation_sources),
+        ):
+            unknown = [s for s in sources if s not in GUIDANCE_SOURCES]
+            if unknown:
+                raise ValueError(f"`{name}` must be taken from {GUIDANCE_SOURCES}, got {unknown}")
         if self.self_guidance and not self.guidance_sources:
             raise ValueError("`self_guidance` needs at least one entry in `guidance_sources`")
         if self.guidance_sources and self.hidden_size % self.guidance_num_heads:

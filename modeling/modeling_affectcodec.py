@@ -62,6 +62,8 @@ class AffectCodecOutput(ModelOutput):
         alignment_latents (`torch.FloatTensor` of shape `(batch, frames, alignment_feature_size)`):
             The distillation latents through the alignment head.
         predicted_features (`dict[str, torch.FloatTensor]`): What self-guidance predicts, per source.
+        projected_features (`dict[str, torch.FloatTensor]`):
+            The distillation latents through the heads of feature distillation, per source.
     """
 
     loss: torch.FloatTensor | None = None
@@ -72,6 +74,7 @@ class AffectCodecOutput(ModelOutput):
     distillation_latents: torch.FloatTensor | None = None
     alignment_latents: torch.FloatTensor | None = None
     predicted_features: dict[str, torch.FloatTensor] | None = None
+    projected_features: dict[str, torch.FloatTensor] | None = None
 
 
 class AffectCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
@@ -151,6 +154,10 @@ class AffectCodecModel(AffectCodecPreTrainedModel):
         self.decoder = AffectCodecSeanetDecoder(config) if seanet else AffectCodecIstftDecoder(config)
         has_head = config.alignment_feature_size is not None
         self.alignment_head = nn.Linear(config.hidden_size, config.alignment_feature_size) if has_head else None
+        widths = {"emotion": config.emotion_feature_size, "semantic": config.semantic_feature_size}
+        self.feature_distillation_heads = nn.ModuleDict(
+            {source: nn.Linear(config.hidden_size, widths[source]) for source in config.feature_distillation_sources}
+        )
         self.post_init()
 
     @property
@@ -403,6 +410,9 @@ class AffectCodecModel(AffectCodecPreTrainedModel):
             latents, frame_mask, self.config.distillation_num_quantizers
         )
         audio_values = self._waveform(quantized * frame_mask[..., None], lengths)[..., : input_values.shape[-1]]
+        projected = {
+            source: head(distilled.to(self.dtype)) for source, head in self.feature_distillation_heads.items()
+        }
         return AffectCodecOutput(
             loss=loss,
             audio_values=audio_values,
@@ -412,6 +422,7 @@ class AffectCodecModel(AffectCodecPreTrainedModel):
             distillation_latents=distilled,
             alignment_latents=None if self.alignment_head is None else self.alignment_head(distilled.to(self.dtype)),
             predicted_features=predicted,
+            projected_features=projected or None,
         )
 
 

@@ -1,10 +1,10 @@
-"""What teachers add to a training step: guidance, relational and alignment losses, self-guidance (arXiv 2605.11098, 3.2)."""
+"""What teachers add to a training step: guidance, distillation and alignment losses, self-guidance (arXiv 2605.11098, 3.2)."""
 
 import torch
 
 from hf_affectcodec.data.features import TeacherFeatures
 from hf_affectcodec.objectives.alignment import alignment_loss
-from hf_affectcodec.objectives.relational import relational_loss
+from hf_affectcodec.objectives.relational import feature_distillation_loss, relational_loss
 
 
 class TeacherCrops:
@@ -57,7 +57,11 @@ def guidance_arguments(trainer, batch: dict) -> dict:
 
 
 def distillation_losses(recipe, outputs, batch: dict) -> dict[str, torch.Tensor]:
-    """The terms with a weight above 0 among `relational`, `alignment` and `self_guidance`, float32 scalars."""
+    """
+    The terms with a weight above 0 among `relational`, `feature_distillation`, `alignment` and `self_guidance`, float32 scalars.
+
+    Feature distillation is the sum over its teachers, as the relational loss is; self-guidance the mean over its sources.
+    """
     weights, mask = recipe.loss_weights, outputs.audio_codes_mask
     emotion, semantic = batch.get("emotion_features"), batch.get("semantic_features")
     losses = {}
@@ -70,6 +74,13 @@ def distillation_losses(recipe, outputs, batch: dict) -> dict[str, torch.Tensor]
             alpha=recipe.relational_emotion,
             beta=recipe.relational_semantic,
         )
+    if weights.feature_distillation:
+        losses["feature_distillation"] = torch.stack(
+            [
+                feature_distillation_loss(values, batch[f"{source}_features"], mask)
+                for source, values in outputs.projected_features.items()
+            ]
+        ).sum()
     if weights.alignment:
         losses["alignment"] = alignment_loss(
             outputs.alignment_latents,

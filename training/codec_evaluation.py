@@ -10,9 +10,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from codec_steps import codebook_statistics, count_codes  # noqa: E402
+from codec_steps import count_codes  # noqa: E402
 
 from hf_affectcodec.audio import write_audio  # noqa: E402
+from hf_affectcodec.metrics.codebook_usage import codebook_usage  # noqa: E402
 from hf_affectcodec.objectives.spectral import log_mel_spectrogram, multi_scale_mel_loss  # noqa: E402
 
 
@@ -54,7 +55,13 @@ def evaluate(
             write_audio(folder / f"{index}_rebuilt.wav", fake, sampling_rate)
             draw_spectrograms(folder / f"{index}.png", real[0].cpu(), fake, sampling_rate)
     model.train(training)
-    return {"mel": float(np.mean(mels)), "commitment": float(np.mean(commitments)), **codebook_statistics(counts)}
+    statistics = codebook_usage(counts)
+    return {
+        "mel": float(np.mean(mels)),
+        "commitment": float(np.mean(commitments)),
+        "usage": statistics.usage.tolist(),
+        "perplexity": statistics.perplexity.tolist(),
+    }
 
 
 def draw_spectrograms(path: Path, original: torch.Tensor, rebuilt: torch.Tensor, sampling_rate: int):

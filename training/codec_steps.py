@@ -156,11 +156,3 @@ def count_codes(outputs, codebook_size: int) -> torch.Tensor:
     mask = outputs.audio_codes_mask
     codes = outputs.audio_codes.transpose(0, 1)[:, mask]
     return torch.stack([torch.bincount(layer, minlength=codebook_size) for layer in codes]).cpu()
-
-
-def codebook_statistics(counts: torch.Tensor) -> dict[str, list[float]]:
-    """Counts [Q, K] -> share of entries in use and perplexity (exp of the entropy), a value per quantizer."""
-    counts = counts.double()
-    probabilities = counts / counts.sum(-1, keepdim=True).clamp(min=1)
-    entropy = -(probabilities * probabilities.clamp(min=1e-12).log()).sum(-1)
-    return {"usage": (counts > 0).double().mean(-1).tolist(), "perplexity": entropy.exp().tolist()}

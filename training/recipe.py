@@ -5,15 +5,27 @@ from pathlib import Path
 
 import yaml
 
+from hf_affectcodec.data.corpora import find_corpus, require_corpus
+from hf_affectcodec.data.streaming import StreamSource
+
 
 @dataclass
 class DataSource:
-    """Where clips come from; the arguments of [`hf_affectcodec.data.clips.load_clips`]."""
+    """
+    Where clips come from; the arguments of [`hf_affectcodec.data.clips.load_clips`], and, where the recipe streams, a
+    weight. `corpus` names one of the catalogue, which fills in what is not given here.
+    """
 
-    source: str | list[str]
+    source: str | list[str] | None = None
     split: str = "train"
     column_map: dict[str, str] | None = None
     config_name: str | None = None
+    corpus: str | None = None
+    weight: float | None = None
+
+    def to_stream(self) -> StreamSource:
+        weight = 1.0 if self.weight is None else self.weight
+        return StreamSource(self.source, self.split, self.column_map, self.config_name, weight)
 
 
 @dataclass
@@ -43,9 +55,10 @@ class LossWeights:
     relational: float = 0.0
     alignment: float = 0.0
     self_guidance: float = 0.0
+    feature_distillation: float = 0.0
 
     def need_teachers(self) -> bool:
-        return any((self.relational, self.alignment, self.self_guidance))
+        return any((self.relational, self.alignment, self.self_guidance, self.feature_distillation))
 
 
 @dataclass
@@ -90,6 +103,9 @@ class CodecRecipe:
     keep_checkpoints: int = 2
     evaluation_clips: int = 16
     max_nonfinite_steps: int = 20
+    streaming: bool = False
+    stream_workers: int = 0
+    stream_buffer_size: int = 512
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -137,16 +153,73 @@ def _check_teachers(values: dict, path: Path):
         return
     if teachers is None:
         raise ValueError(f"{path}: `loss_weights` has a distillation term above 0, which needs `teachers`")
-    if weights.relational and teachers.emotion is None and teachers.semantic is None:
-        raise ValueError(f"{path}: `loss_weights.relational` needs an emotion or a semantic teacher")
+    of_emotion = teachers.emotion is not None and values.get("relational_emotion", 1.0)
+    of_semantic = teachers.semantic is not None and values.get("relational_semantic", 1.0)
+    if weights.relational and not (of_emotion or of_semantic):
+        raise ValueError(
+            f"{path}: `loss_weights.relational` needs an emotion or a semantic teacher, and its `relational_emotion` or "
+            "`relational_semantic` above 0"
+        )
     if weights.alignment and (teachers.text is None or model.get("alignment_feature_size", 768) is None):
         raise ValueError(f"{path}: `loss_weights.alignment` needs a text teacher and `model.alignment_feature_size`")
     if weights.self_guidance and not model.get("self_guidance", False):
         raise ValueError(f"{path}: `loss_weights.self_guidance` needs `model.self_guidance`")
+    sources = model.get("feature_distillation_sources", ())
+    given = {"emotion": teachers.emotion, "semantic": teachers.semantic}
+    if weights.feature_distillation and (not sources or any(given.get(source) is None for source in sources)):
+        raise ValueError(
+            f"{path}: `loss_weights.feature_distillation` needs `model.feature_distillation_sources` and their teachers"
+        )
+
+
+def _check_streaming(values: dict, path: Path):
+    weights = [source.weight for source in values["train"]]
+    if not values.get("streaming", False):
+        if any(weight is not None for weight in weights):
+            raise ValueError(f"{path}: `train` has a `weight`, which needs `streaming: true`")
+    elif values.get("teachers") is not None:
+        raise ValueError(f"{path}: `streaming` has no features of `teachers`; they need clips in memory")
+    elif None in weights and any(weight is not None for weight in weights):
+        raise ValueError(f"{path}: `train` must give a `weight` to all sources or to none, got {weights}")
+
+
+def check_corpora(recipe: CodecRecipe):
+    """
+    Whether the corpora that the recipe names can be had.
+
+    Raises:
+        FileNotFoundError: A line for each one that is missing, with how to get it.
+    """
+    missing = {}
+    for source in (*recipe.train, *recipe.validation):
+        if source.corpus is not None:
+            on_the_hub = source.source == find_corpus(source.corpus).hub_id
+            try:
+                require_corpus(source.corpus, None if on_the_hub else source.source)
+            except (FileNotFoundError, PermissionError, ConnectionError) as error:
+                missing[source.corpus] = str(error)
+    if missing:
+        raise FileNotFoundError("\n".join(missing.values()))
+
+
+def _from_catalogue(source: DataSource, where: str):
+    if source.corpus is None:
+        if source.source is None:
+            raise ValueError(f"{where}: each entry needs a `source` or a `corpus`")
+        return
+    corpus = find_corpus(source.corpus)
+    if source.source is None:
+        if corpus.hub_id is None:
+            raise ValueError(f"{where}: the corpus {source.corpus!r} is not on the Hub and needs a `source`")
+        source.source = corpus.hub_id
+        source.config_name = source.config_name or corpus.config
+    if source.column_map is None and corpus.columns is not None:
+        source.column_map = {"audio": corpus.columns["audio"]}
 
 
 def _data_source(values: dict, data_root: str, where: str) -> DataSource:
     source = _build(DataSource, values, where)
+    _from_catalogue(source, where)
     names = [source.source] if isinstance(source.source, str) else source.source
     names = [name.format(data_root=data_root) for name in names]
     source.source = names[0] if len(names) == 1 else names
@@ -177,6 +250,7 @@ def load_recipe(path: str | Path, data_root: str = "data", overrides: list[str] 
         teachers.folder = teachers.folder.format(data_root=data_root)
         values["teachers"] = teachers
     _check_teachers(values, path)
+    _check_streaming(values, path)
     if values.get("mixed_precision", "no") not in ("no", "bf16"):
         raise ValueError(f"{path}: `mixed_precision` must be 'no' or 'bf16', got {values['mixed_precision']!r}")
     for name in ("gain_db", "betas", "kmeans_steps"):

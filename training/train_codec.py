@@ -23,8 +23,8 @@ from accelerate.logging import get_logger
 from accelerate.utils import set_seed
 from codec_distillation import TeacherCrops, guidance_arguments
 from codec_evaluation import draw_loss_curves, evaluate
-from codec_steps import CodecTrainer, TrainProgress, codebook_statistics, train_step
-from recipe import load_recipe
+from codec_steps import CodecTrainer, TrainProgress, train_step
+from recipe import check_corpora, load_recipe
 from tqdm.auto import tqdm
 
 from hf_affectcodec import (
@@ -35,6 +35,8 @@ from hf_affectcodec import (
     AffectCodecModel,
 )
 from hf_affectcodec.data.clips import RandomCrops, load_clips
+from hf_affectcodec.data.streaming import StreamedCrops, load_first_clips
+from hf_affectcodec.metrics.codebook_usage import codebook_usage
 
 
 logger = get_logger(__name__)
@@ -60,8 +62,9 @@ def parse_arguments(arguments=None):
 
 def build_trainer(recipe, report_to, output_dir) -> CodecTrainer:
     config = AffectCodecConfig(**recipe.model)
-    # Guidance and the alignment head get no gradient in a step without teacher features, and DDP must know.
-    unused = bool(config.guidance_sources) or config.alignment_feature_size is not None
+    # Guidance and the heads of the teachers get no gradient in a step without teacher features, and DDP must know.
+    unused = bool(config.guidance_sources or config.feature_distillation_sources)
+    unused = unused or config.alignment_feature_size is not None
     accelerator = Accelerator(
         # Without this, ranks that torchrun starts on a machine without accelerator do not find each other.
         cpu=not torch.accelerator.is_available(),
@@ -118,8 +121,34 @@ def load_data(sources, sampling_rate) -> tuple[list, list[str]]:
     return [waveform for waveform, _ in kept], [name for _, name in kept]
 
 
+def load_validation(recipe, sampling_rate) -> list[torch.Tensor]:
+    """Waveforms [T] of the first clips; a recipe that streams reads no more than those."""
+    if recipe.streaming:
+        clips = []
+        for source in recipe.validation:
+            clips += load_first_clips(source.to_stream(), recipe.evaluation_clips - len(clips), sampling_rate)
+    else:
+        clips = load_data(recipe.validation, sampling_rate)[0][: recipe.evaluation_clips]
+    return [torch.from_numpy(clip).float() / 32768 for clip in clips]
+
+
 def build_crops(recipe, config, accelerator):
-    """Batches by step, with teacher features where the recipe has teachers."""
+    """Batches by step, with teacher features where the recipe has teachers, streamed where it says so."""
+    if recipe.streaming:
+        return StreamedCrops(
+            [source.to_stream() for source in recipe.train],
+            crop_samples=round(recipe.crop_seconds * config.sampling_rate),
+            batch_size=recipe.batch_size,
+            sampling_rate=config.sampling_rate,
+            seed=recipe.seed,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            num_workers=recipe.stream_workers,
+            read_ahead=recipe.kmeans_batches,  # `start_codebooks` looks at batches that are trained on after it
+            buffer_size=recipe.stream_buffer_size,
+            gain_db=recipe.gain_db,
+            min_samples=MIN_SAMPLES,
+        )
     waveforms, names = load_data(recipe.train, config.sampling_rate)
     crops = RandomCrops(
         waveforms,
@@ -161,11 +190,19 @@ def checkpoints(output_dir: Path) -> list[Path]:
     return sorted(path for path in output_dir.glob("checkpoint-*") if path.suffix != ".part")
 
 
-def save_checkpoint(trainer: CodecTrainer, output_dir: Path):
+def stream_file(checkpoint: Path, trainer: CodecTrainer) -> Path:
+    """Each rank is somewhere else in its part of the stream."""
+    return checkpoint / f"stream_{trainer.accelerator.process_index}.json"
+
+
+def save_checkpoint(trainer: CodecTrainer, crops, output_dir: Path):
     """Everything that `--resume` needs; under a temporary name until it is whole."""
     target = output_dir / f"checkpoint-{trainer.progress.step:08d}"
     part = target.with_suffix(".part")
     trainer.accelerator.save_state(str(part))
+    if trainer.recipe.streaming:
+        state = json.dumps(crops.state_dict(trainer.progress.step))
+        stream_file(part, trainer).write_text(state, encoding="utf-8")
     trainer.accelerator.wait_for_everyone()
     if trainer.accelerator.is_main_process:
         shutil.rmtree(target, ignore_errors=True)
@@ -173,6 +210,16 @@ def save_checkpoint(trainer: CodecTrainer, output_dir: Path):
         for old in checkpoints(output_dir)[: -trainer.recipe.keep_checkpoints]:
             shutil.rmtree(old)
     trainer.accelerator.wait_for_everyone()
+
+
+def load_stream(crops, checkpoint: Path, trainer: CodecTrainer):
+    path = stream_file(checkpoint, trainer)
+    if not path.exists():
+        raise SystemExit(f"--resume: {path} is missing; a stream goes on with as many processes as it was saved with")
+    try:
+        crops.load_state_dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise SystemExit(f"--resume: {path}: {error}") from error
 
 
 def save_models(trainer: CodecTrainer, output_dir: Path):
@@ -196,16 +243,21 @@ class RunLog:
             self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
 
-    def write(self):
+    def write(self, clip_counts: dict[str, int]):
+        """`clip_counts`: of this rank's stream, else empty; the row has their sums over ranks."""
         row = {name: total / self.counts[name] for name, total in self.sums.items()}
         counts = self.trainer.accelerator.reduce(self.trainer.code_counts.to(self.trainer.accelerator.device)).cpu()
-        statistics = codebook_statistics(counts)
-        row |= {"usage_min": min(statistics["usage"]), "perplexity_min": min(statistics["perplexity"])}
-        row |= {f"perplexity_{q}": value for q, value in enumerate(statistics["perplexity"])}
-        row |= {f"usage_{q}": value for q, value in enumerate(statistics["usage"])}
+        statistics = codebook_usage(counts)
+        usages, perplexities = statistics.usage.tolist(), statistics.perplexity.tolist()
+        row |= {"usage_min": min(usages), "perplexity_min": min(perplexities)}
+        row |= {f"perplexity_{q}": value for q, value in enumerate(perplexities)}
+        row |= {f"usage_{q}": value for q, value in enumerate(usages)}
         row["seconds"] = time.monotonic() - self.since
         row["nonfinite_steps"] = self.trainer.progress.nonfinite_steps
-        for layer, usage in enumerate(statistics["usage"]):
+        if clip_counts:
+            summed = torch.tensor(list(clip_counts.values()), device=self.trainer.accelerator.device)
+            row |= dict(zip(clip_counts, self.trainer.accelerator.reduce(summed).tolist(), strict=True))
+        for layer, usage in enumerate(usages):
             if usage < COLLAPSED_USAGE:
                 logger.warning(f"codebook {layer} has collapsed: {usage:.1%} of its entries in use")
         self.emit(row)
@@ -222,9 +274,12 @@ class RunLog:
 
 def check_same_run(recipe, stored: Path):
     """A resumed run may get other step counts or weights of losses, but not another network or another order of data."""
-    before = yaml.safe_load(stored.read_text(encoding="utf-8"))
-    now = json.loads(json.dumps(recipe.to_dict()))
-    for name in ("model", "discriminator", "seed", "batch_size", "crop_seconds", "train"):
+    # By the same reader, so that keys which are younger than the stored recipe have their defaults on both sides.
+    before, now = load_recipe(stored).to_dict(), recipe.to_dict()
+    names = ("model", "discriminator", "seed", "batch_size", "crop_seconds", "train", "streaming")
+    if recipe.streaming:
+        names += ("stream_workers", "stream_buffer_size")
+    for name in names:
         if before[name] != now[name]:
             raise SystemExit(f"--resume: `{name}` of the recipe differs from the run's own in {stored}")
 
@@ -270,11 +325,11 @@ def train(trainer: CodecTrainer, crops, waveforms, output_dir: Path, max_minutes
         stop = stop or progress.step == stop_at
         if progress.step % recipe.log_every == 0 or last or stop:
             bar.set_postfix(mel=f"{scalars['mel']:.3f}", refresh=False)
-            log.write()
+            log.write(crops.counts() if recipe.streaming else {})
         if waveforms and (progress.step % recipe.evaluate_every == 0 or last):
             run_evaluation(trainer, log, waveforms, output_dir)
         if progress.step % recipe.checkpoint_every == 0 or last or stop:
-            save_checkpoint(trainer, output_dir)
+            save_checkpoint(trainer, crops, output_dir)
         if stop:
             break
     bar.close()
@@ -283,6 +338,10 @@ def train(trainer: CodecTrainer, crops, waveforms, output_dir: Path, max_minutes
 def main(arguments=None):
     args = parse_arguments(arguments)
     recipe = load_recipe(args.recipe, args.data_root, args.set)
+    try:
+        check_corpora(recipe)
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from error
     found = checkpoints(args.output_dir)
     if found and not args.resume:
         raise SystemExit(f"--output-dir {args.output_dir} holds checkpoints; add --resume or name another folder")
@@ -299,10 +358,11 @@ def main(arguments=None):
     trainer.accelerator.init_trackers("affectcodec", config={"recipe": recipe.name, "seed": recipe.seed})
     config = trainer.accelerator.unwrap_model(trainer.model).config
     crops = build_crops(recipe, config, trainer.accelerator)
-    validation = load_data(recipe.validation, config.sampling_rate)[0][: recipe.evaluation_clips]
-    waveforms = [torch.from_numpy(waveform).float() / 32768 for waveform in validation]
+    waveforms = load_validation(recipe, config.sampling_rate)
     if args.resume:
         trainer.accelerator.load_state(str(found[-1]))
+        if recipe.streaming:
+            load_stream(crops, found[-1], trainer)
         logger.info(f"resumed {found[-1]} at step {trainer.progress.step}")
         if trainer.accelerator.is_main_process:
             forget_rows_after(args.output_dir / "log.jsonl", trainer.progress.step)

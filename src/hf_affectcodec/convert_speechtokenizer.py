@@ -102,7 +102,7 @@ def from_speechtokenizer(state_dict: dict[str, torch.Tensor], **config_changes) 
                 f"{tuple(converted[name].shape)}, must have {tuple(tensor.shape)}"
             )
     missing, unexpected = model.load_state_dict(converted, strict=False)
-    new = ("guidance.", "self_guidance.")
+    new = ("guidance.", "self_guidance.", "feature_distillation_heads.")
     missing = [name for name in missing if not name.startswith(new) and not name.endswith(".updates")]
     if missing or unexpected:
         raise ValueError(

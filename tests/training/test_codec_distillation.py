@@ -131,6 +131,17 @@ def test_distillation_without_teachers_is_an_error(tmp_path):
         (["teachers.text=null"], "alignment"),
         (["model.alignment_feature_size=null"], "alignment"),
         (["model.self_guidance=false"], "self_guidance"),
+        (["relational_emotion=0.0", "relational_semantic=0.0"], "relational_semantic"),
+        (["relational_emotion=0.0", "teachers.semantic=null"], "relational_semantic"),
+        (["loss_weights.feature_distillation=1.0"], "feature_distillation_sources"),
+        (
+            [
+                "loss_weights={feature_distillation: 1.0}",
+                "model.feature_distillation_sources=[semantic]",
+                "teachers.semantic=null",
+            ],
+            "feature_distillation_sources",
+        ),
         (["mixed_precision=fp16"], "mixed_precision"),
     ):
         recipe.write_text(RECIPE)

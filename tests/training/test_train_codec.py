@@ -14,7 +14,7 @@ import soundfile
 import torch
 import train_codec
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from codec_steps import adversary_active, codebook_statistics, learning_rate_ratio
+from codec_steps import adversary_active, learning_rate_ratio
 from recipe import load_recipe
 from safetensors.torch import load_file
 
@@ -219,8 +219,3 @@ def test_schedule_and_adversary_depend_on_the_step_only():
     assert learning_rate_ratio(recipe, 52) == pytest.approx(0.5)
     assert learning_rate_ratio(recipe, 102) == pytest.approx(0.0)
     assert [adversary_active(recipe, step) for step in (9, 10, 11)] == [False, True, True]
-
-
-def test_codebook_statistics():
-    statistics = codebook_statistics(torch.tensor([[4, 4, 0, 0], [8, 0, 0, 0]]))
-    assert statistics["usage"] == [0.5, 0.25] and statistics["perplexity"] == pytest.approx([2.0, 1.0])
