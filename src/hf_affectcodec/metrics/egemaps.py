@@ -25,7 +25,9 @@ from .waveforms import check_audible, check_waveform
 try:
     import opensmile
 except ImportError as error:
-    raise ImportError("eGeMAPS functionals need the package `opensmile`: pip install 'hf-affectcodec[eval]'") from error
+    raise ImportError(
+        "eGeMAPS functionals need the package `opensmile`: pip install 'hf-affectcodec[eval]'"
+    ) from error
 
 
 SAMPLING_RATE = 16000  # Hz; the functionals of a clip change with its bandwidth

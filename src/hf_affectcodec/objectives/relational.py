@@ -120,7 +120,8 @@ def feature_distillation_loss(
 
     Args:
         predictions (`torch.Tensor` of shape `(batch, frames, size)`):
-            The student's latents through a learned linear projection to the teacher's size, which the caller owns.
+            The student's latents through a learned linear projection to the teacher's size: `projected_features` of a
+            model with `feature_distillation_sources`.
         features (`torch.Tensor` of shape `(batch, frames, size)`):
             Teacher's features at codec frames. No gradient reaches them.
         frame_mask (`torch.Tensor` of shape `(batch, frames)`):
