@@ -1,12 +1,20 @@
 """AffectCodec (arXiv 2605.11098) for transformers. Importing the package registers its models in the Auto classes."""
 
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioTokenization
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForAudioTokenization,
+    AutoModelForTextToWaveform,
+)
 
 from .modeling.configuration_affectcodec import AffectCodecConfig
 from .modeling.configuration_affectcodec_discriminator import AffectCodecDiscriminatorConfig
+from .modeling.configuration_affectcodec_tts import AffectCodecTTSConfig
 from .modeling.feature_extraction_affectcodec import AffectCodecFeatureExtractor
 from .modeling.modeling_affectcodec import AffectCodecModel
 from .modeling.modeling_affectcodec_discriminator import AffectCodecDiscriminator
+from .modeling.modeling_affectcodec_tts import AffectCodecTTSForConditionalGeneration
 from .shipped import pretrained_path
 
 
@@ -21,6 +29,9 @@ def register():
     AutoFeatureExtractor.register(AffectCodecConfig, AffectCodecFeatureExtractor, exist_ok=True)
     AutoConfig.register("affectcodec_discriminator", AffectCodecDiscriminatorConfig, exist_ok=True)
     AutoModel.register(AffectCodecDiscriminatorConfig, AffectCodecDiscriminator, exist_ok=True)
+    AutoConfig.register("affectcodec_tts", AffectCodecTTSConfig, exist_ok=True)
+    AutoModel.register(AffectCodecTTSConfig, AffectCodecTTSForConditionalGeneration, exist_ok=True)
+    AutoModelForTextToWaveform.register(AffectCodecTTSConfig, AffectCodecTTSForConditionalGeneration, exist_ok=True)
 
 
 register()
@@ -31,6 +42,8 @@ __all__ = [
     "AffectCodecDiscriminatorConfig",
     "AffectCodecFeatureExtractor",
     "AffectCodecModel",
+    "AffectCodecTTSConfig",
+    "AffectCodecTTSForConditionalGeneration",
     "pretrained_path",
     "register",
 ]

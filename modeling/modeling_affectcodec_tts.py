@@ -1,0 +1,425 @@
+"""Text-to-speech by a language model over AffectCodec's tokens (arXiv 2605.11098, section 3.4)."""
+
+import copy
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .ar_affectcodec_tts import AffectCodecTTSForCausalLM
+from .configuration_affectcodec_tts import AffectCodecTTSConfig
+from .inputs_affectcodec_tts import check_codes, check_frames, check_mask, check_text, prompt_sequence, speech_sequence
+from .layers_affectcodec_tts import AffectCodecTTSPreTrainedModel
+from .modeling_affectcodec import AffectCodecModel
+from .nar_affectcodec_tts import AffectCodecTTSNonAutoregressiveModel
+from .sampling_affectcodec_tts import AffectCodecTTSCodeStreamer, AffectCodecTTSRepetitionAwareSampling
+
+
+# Plain sampling, as in the public VALL-E (transformers' own default is the 50 likeliest ids), for twenty seconds at most:
+# longer than the utterances that such models are trained on.
+GENERATION_DEFAULTS = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": 1000}
+
+
+@contextmanager
+def seeded(seed: int | None, device: torch.device):
+    """Draws in here depend on `seed` alone and leave the random state as it was; `None` changes nothing."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@dataclass
+class AffectCodecTTSOutput(ModelOutput):
+    """
+    Args:
+        loss (`torch.FloatTensor` of shape `()`): Cross-entropy of the targets.
+        logits (`torch.FloatTensor`):
+            Stage `"ar"`: `(batch, frames + 1, codebook_size + 1)`, of every code of codebook 1 and the end of speech.
+            Stage `"nar"`: `(batch, len(codebooks), frames, codebook_size)`.
+        labels (`torch.LongTensor`): The targets, as the logits without their last axis; -100 where none is.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    labels: torch.LongTensor | None = None
+
+
+@dataclass
+class AffectCodecTTSGenerateOutput(ModelOutput):
+    """
+    Args:
+        audio (`list[torch.FloatTensor]`):
+            Waveforms `(frames * hop_length,)` without the prompt, at the codec's sampling rate, in about [-1, 1].
+        audio_codes (`torch.LongTensor` of shape `(batch, num_quantizers, frames)`): The new codes, 0 at padding.
+        audio_codes_mask (`torch.BoolTensor` of shape `(batch, frames)`): True at frames.
+        lengths (`torch.LongTensor` of shape `(batch,)`): New frames of each item.
+        stop_reasons (`list[str]`): `"eos"` where the model ended an item, `"limit"` where the limit of frames did.
+    """
+
+    audio: list[torch.FloatTensor] | None = None
+    audio_codes: torch.LongTensor | None = None
+    audio_codes_mask: torch.BoolTensor | None = None
+    lengths: torch.LongTensor | None = None
+    stop_reasons: list[str] | None = None
+
+
+class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, GenerationMixin):
+    """
+    Text-to-speech in the voice and the mood of an acoustic prompt. `ar` predicts codebook 1 from phonemes, frame by frame;
+    `nar` predicts the other codebooks from those below, all frames at once; `codec_model` turns codes into a waveform.
+
+    Text enters as ids of phonemes, those of the prompt's words before those to be spoken.
+    """
+
+    def __init__(self, config: AffectCodecTTSConfig):
+        super().__init__(config)
+        # The codec has no attention that could be switched, and refuses one that is asked for.
+        config.codec_config._attn_implementation = "eager"
+        self.ar = AffectCodecTTSForCausalLM(config)
+        self.nar = AffectCodecTTSNonAutoregressiveModel(config)
+        self.codec_model = AffectCodecModel._from_config(config.codec_config)
+        self.generation_config.update(**GENERATION_DEFAULTS)
+        self.post_init()
+
+    def set_attn_implementation(self, attn_implementation, **kwargs):
+        """As in transformers, for `ar` and `nar`."""
+        if isinstance(attn_implementation, str):
+            attn_implementation = {"": attn_implementation, "codec_config": "eager"}
+        super().set_attn_implementation(attn_implementation, **kwargs)
+
+    def get_input_embeddings(self):
+        return self.ar.get_input_embeddings()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        audio_codes: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        audio_codes_mask: torch.Tensor | None = None,
+        stage: str = "ar",
+        codebooks: tuple[int, ...] | None = None,
+        prompt_mask: torch.Tensor | None = None,
+        loss_mask: torch.Tensor | None = None,
+        loss_reduction: str = "mean",
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> AffectCodecTTSOutput:
+        r"""
+        The training loss of one of the two stages, which share no weights.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, text_length)`): Text symbols, `0..text_vocab_size - 1`.
+            audio_codes (`torch.LongTensor` of shape `(batch, num_quantizers, frames)`): The codec's codes.
+            attention_mask (`torch.Tensor` of shape `(batch, text_length)`, *optional*):
+                1 at text, 0 at padding, on whichever side.
+            audio_codes_mask (`torch.Tensor` of shape `(batch, frames)`, *optional*): 1 at frames, 0 at padding on the right.
+            stage (`str`, *optional*, defaults to `"ar"`): `"ar"` (codebook 1 and the end of speech) or `"nar"`.
+            codebooks (`tuple[int]`, *optional*):
+                `"nar"`: which codebooks to predict, counted from 0; default: all but the first. USLM trains
+                `(1, k)` with one random `k > 1` a batch.
+            prompt_mask (`torch.Tensor` of shape `(batch, frames)`, *optional*):
+                `"nar"`: 1 at frames whose codes of all codebooks are given and which are no targets.
+            loss_mask (`torch.Tensor` of shape `(batch, frames)`, *optional*):
+                0 at frames that are no targets. The end of speech always is one, in stage `"ar"`.
+            loss_reduction (`str`, *optional*, defaults to `"mean"`):
+                `"mean"` over targets, or their `"sum"` (as in the public VALL-E recipes).
+            num_items_in_batch (`int` or `torch.Tensor`, *optional*):
+                Divide the summed loss by this in place of the number of targets here.
+
+        Returns:
+            [`AffectCodecTTSOutput`]
+
+        Raises:
+            ValueError: naming the argument that is malformed.
+
+        Example:
+
+        ```python
+        >>> import torch
+        >>> from hf_affectcodec import AffectCodecTTSConfig, AffectCodecTTSForConditionalGeneration
+
+        >>> config = AffectCodecTTSConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+        >>> model = AffectCodecTTSForConditionalGeneration(config)
+        >>> phonemes, codes = torch.randint(512, (2, 7)), torch.randint(1024, (2, 8, 20))
+        >>> model(phonemes, codes).logits.shape
+        torch.Size([2, 21, 1025])
+        >>> model(phonemes, codes, stage="nar", codebooks=(1, 4)).logits.shape
+        torch.Size([2, 2, 20, 1024])
+        ```"""
+        attention_mask = check_text(self.config, input_ids, attention_mask)
+        audio_codes_mask = check_codes(self.config, audio_codes, audio_codes_mask, len(input_ids), "audio_codes")
+        loss_mask = check_mask(loss_mask, audio_codes_mask, "loss_mask")
+        prompt_mask = check_mask(prompt_mask, audio_codes_mask, "prompt_mask")
+        losses = {"loss_reduction": loss_reduction, "num_items_in_batch": num_items_in_batch}
+        if stage == "ar":
+            if codebooks is not None or prompt_mask is not None:
+                raise ValueError("`codebooks` and `prompt_mask` belong to `stage='nar'`")
+            return self._autoregressive_loss(
+                input_ids, audio_codes, attention_mask, audio_codes_mask, loss_mask, losses
+            )
+        if stage != "nar":
+            raise ValueError(f"`stage` must be 'ar' or 'nar', got {stage!r}")
+        if codebooks is None:
+            codebooks = tuple(range(1, self.config.num_quantizers))
+        upper = range(1, self.config.num_quantizers)
+        if not codebooks or any(type(codebook) is not int or codebook not in upper for codebook in codebooks):
+            raise ValueError(f"`codebooks` must be integers in {upper[0]}..{upper[-1]}, got {codebooks!r}")
+        targets = audio_codes_mask if loss_mask is None else audio_codes_mask & loss_mask
+        targets = targets if prompt_mask is None else targets & ~prompt_mask
+        outputs, labels = [], []
+        for codebook in codebooks:
+            labels.append(audio_codes[:, codebook].masked_fill(~targets, -100))
+            outputs.append(
+                self.nar(
+                    input_ids,
+                    audio_codes,
+                    codebook,
+                    attention_mask=attention_mask,
+                    audio_codes_mask=audio_codes_mask,
+                    prompt_mask=prompt_mask,
+                    labels=labels[-1],
+                    **losses,
+                )
+            )
+        loss = torch.stack([output.loss for output in outputs])
+        return AffectCodecTTSOutput(
+            loss=loss.mean() if loss_reduction == "mean" and num_items_in_batch is None else loss.sum(),
+            logits=torch.stack([output.logits for output in outputs], dim=1),
+            labels=torch.stack(labels, dim=1),
+        )
+
+    def _autoregressive_loss(self, input_ids, audio_codes, attention_mask, audio_codes_mask, loss_mask, losses):
+        sequence, mask, labels = speech_sequence(
+            self.config, input_ids, attention_mask, audio_codes[:, 0], audio_codes_mask, loss_mask
+        )
+        outputs = self.ar(
+            input_ids=sequence,
+            attention_mask=mask,
+            labels=labels,
+            logits_to_keep=audio_codes.shape[-1] + 2,
+            use_cache=False,
+            **losses,
+        )
+        return AffectCodecTTSOutput(
+            loss=outputs.loss,
+            logits=outputs.logits[:, :-1, : self.config.codebook_size + 1],
+            labels=labels[:, input_ids.shape[1] + 1 :],
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        prompt_codes: torch.LongTensor | None = None,
+        prompt_codes_mask: torch.Tensor | None = None,
+        prompt_values: torch.FloatTensor | None = None,
+        prompt_padding_mask: torch.Tensor | None = None,
+        max_new_frames: int | None = None,
+        max_seconds: float | None = None,
+        min_new_frames: int = 1,
+        repetition_window: int | None = None,
+        repetition_threshold: float = 0.1,
+        seed: int | None = None,
+        codes_callback: Callable[[torch.LongTensor], None] | None = None,
+        generation_config: GenerationConfig | None = None,
+        **kwargs,
+    ) -> AffectCodecTTSGenerateOutput:
+        r"""
+        Speaks. With `do_sample=False` an item of a batch gets the codes that it gets alone.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, text_length)`):
+                Text symbols: those of the prompt's words, then those to be spoken.
+            attention_mask (`torch.Tensor` of shape `(batch, text_length)`, *optional*):
+                1 at text, 0 at padding, on whichever side.
+            prompt_codes (`torch.LongTensor` of shape `(batch, num_quantizers, frames)`, *optional*):
+                The acoustic prompt, `min_prompt_frames..max_prompt_frames` of the configuration. Without prompt codes
+                or prompt audio the model speaks in some voice.
+            prompt_codes_mask (`torch.Tensor` of shape `(batch, frames)`, *optional*): 1 at frames, 0 at padding on the right.
+            prompt_values (`torch.FloatTensor` of shape `(batch, 1, samples)`, *optional*):
+                The acoustic prompt as a waveform in [-1, 1], in place of codes.
+            prompt_padding_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*):
+                1 at samples, 0 at padding on the right.
+            max_new_frames (`int`, *optional*): Limit of new frames; default: `max_new_tokens` of the generation config.
+            max_seconds (`float`, *optional*): The same limit in seconds.
+            min_new_frames (`int`, *optional*, defaults to 1): The speech does not end before.
+            repetition_window (`int`, *optional*):
+                Turns on repetition-aware sampling over so many last codes (VALL-E 2 uses 10); needs `do_sample`.
+            repetition_threshold (`float`, *optional*, defaults to 0.1): Share of the window that one code may fill.
+            seed (`int`, *optional*): Makes sampling repeatable; leaves torch's own random state as it was.
+            codes_callback (`Callable`, *optional*):
+                Called for every frame with its new codes of codebook 1, a long tensor `(batch,)`, -1 for ended items.
+            generation_config (`GenerationConfig`, *optional*): In place of the model's own.
+            kwargs:
+                Entries of the generation config, as for every model of transformers: `do_sample`, `temperature`,
+                `top_k`, `top_p`, `repetition_penalty`, `cache_implementation`, `max_new_tokens`, ...
+
+        Returns:
+            [`AffectCodecTTSGenerateOutput`]
+
+        Raises:
+            ValueError: naming the argument that is malformed.
+        """
+        generation_config = self._generation_config(
+            generation_config, kwargs, max_new_frames, max_seconds, min_new_frames
+        )
+        processors = self._repetition_processors(generation_config, repetition_window, repetition_threshold)
+        attention_mask = check_text(self.config, input_ids, attention_mask)
+        prompt_codes, prompt_mask = self._prompt(
+            len(input_ids), prompt_codes, prompt_codes_mask, prompt_values, prompt_padding_mask
+        )
+        sequence, mask = prompt_sequence(self.config, input_ids, attention_mask, prompt_codes[:, 0], prompt_mask)
+        streamer = None
+        if codes_callback is not None:
+            streamer = AffectCodecTTSCodeStreamer(codes_callback, self.config.eos_token_id)
+        with seeded(seed, self.device):
+            generated = self.ar.generate(
+                input_ids=sequence,
+                attention_mask=mask,
+                generation_config=generation_config,
+                logits_processor=processors,
+                streamer=streamer,
+            )
+        new_codes = generated[:, sequence.shape[1] :]
+        ended = new_codes == self.config.eos_token_id
+        lengths = (ended.cumsum(-1) == 0).sum(-1)
+        codes, codes_mask = self._fill_codebooks(
+            input_ids, attention_mask, prompt_codes, prompt_mask.sum(-1), new_codes, lengths
+        )
+        decoded = self.codec_model.decode(codes, codes_mask).audio_values[:, 0]
+        samples = (lengths * self.codec_model.hop_length).tolist()
+        return AffectCodecTTSGenerateOutput(
+            audio=[waveform[:length].float() for waveform, length in zip(decoded, samples, strict=True)],
+            audio_codes=codes,
+            audio_codes_mask=codes_mask,
+            lengths=lengths,
+            stop_reasons=["eos" if has_ended else "limit" for has_ended in ended.any(-1).tolist()],
+        )
+
+    def _generation_config(self, generation_config, changes, max_new_frames, max_seconds, min_new_frames):
+        limits = {
+            "max_new_frames": max_new_frames,
+            "max_seconds": None if max_seconds is None else int(max_seconds * self.config.frame_rate + 1e-6),
+            "max_new_tokens": changes.get("max_new_tokens"),
+        }
+        limits = {name: value for name, value in limits.items() if value is not None}
+        # A pipeline passes `max_new_tokens` whether its user asked for it or not.
+        if "max_new_frames" in limits and "max_seconds" in limits:
+            raise ValueError("only one of `max_new_frames` and `max_seconds` may be given")
+        config = copy.deepcopy(self.generation_config if generation_config is None else generation_config)
+        unknown = config.update(**changes)
+        if unknown:
+            raise ValueError(
+                f"`{next(iter(unknown))}` is no argument of generate and no entry of the generation config"
+            )
+        if config.num_beams not in (None, 1) or config.num_return_sequences not in (None, 1):
+            raise ValueError("`num_beams` and `num_return_sequences` must be 1")
+        if config.max_length is not None:
+            raise ValueError("`max_length` would count the text too: give `max_new_frames`")
+        for name, value in GENERATION_DEFAULTS.items():
+            if getattr(config, name) is None:
+                setattr(config, name, value)
+        if not config.do_sample:
+            # Without effect, and transformers warns of them.
+            config.update(temperature=1.0, top_k=50, top_p=1.0)
+        if limits:
+            name, value = next(iter(limits.items()))
+            if value < 1:
+                raise ValueError(f"`{name}` must allow at least one frame of {1 / self.config.frame_rate} s")
+            config.max_new_tokens = value
+        if not 1 <= min_new_frames <= config.max_new_tokens:
+            raise ValueError(
+                f"`min_new_frames` must lie in 1..{config.max_new_tokens} (the limit of frames), got {min_new_frames}"
+            )
+        config.update(max_length=None, min_new_tokens=min_new_frames, return_dict_in_generate=False)
+        config.update(
+            **{name: getattr(self.config, name) for name in ("eos_token_id", "bos_token_id", "pad_token_id")}
+        )
+        return config
+
+    def _repetition_processors(self, generation_config, window, threshold):
+        if window is None:
+            return None
+        if not generation_config.do_sample:
+            raise ValueError("`repetition_window` needs `do_sample=True`")
+        config = generation_config
+        sampling = AffectCodecTTSRepetitionAwareSampling(
+            window,
+            threshold,
+            self.config.codebook_size,
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+        )
+        # They have done their work in there; transformers would apply them to the mixture once more.
+        config.update(temperature=1.0, top_k=0, top_p=1.0)
+        return LogitsProcessorList([sampling])
+
+    def _prompt(self, batch_size, codes, codes_mask, values, padding_mask):
+        """The prompt as codes [B, Q, P] and mask [B, P]; P = 0 without a prompt."""
+        if codes is not None and values is not None:
+            raise ValueError("only one of `prompt_codes` and `prompt_values` may be given")
+        if values is not None:
+            return self._encode_prompt(batch_size, values, padding_mask)
+        if codes is None:
+            empty = torch.zeros(batch_size, self.config.num_quantizers, 0, dtype=torch.long, device=self.device)
+            return empty, empty[:, 0].bool()
+        codes_mask = check_codes(self.config, codes, codes_mask, batch_size, "prompt_codes")
+        check_frames(self.config, codes_mask.sum(-1), "prompt_codes")
+        return codes.long(), codes_mask
+
+    def _encode_prompt(self, batch_size, values, padding_mask):
+        if not isinstance(values, torch.Tensor) or values.dim() != 3 or values.shape[:2] != (batch_size, 1):
+            shape = tuple(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
+            raise ValueError(f"`prompt_values` must be a tensor of shape ({batch_size}, 1, samples), got {shape}")
+        if padding_mask is None:
+            padding_mask = torch.ones(batch_size, values.shape[-1], dtype=torch.bool, device=values.device)
+        # Before the codec runs: the prompt may be an hour long.
+        check_frames(self.config, self.codec_model.get_audio_codes_mask(padding_mask).sum(-1), "prompt_values")
+        try:
+            encoded = self.codec_model.encode(values, padding_mask)
+        except ValueError as error:
+            message = str(error).replace("`input_values`", "`prompt_values`")
+            raise ValueError(message.replace("`padding_mask`", "`prompt_padding_mask`")) from None
+        return encoded.audio_codes, encoded.audio_codes_mask
+
+    def _fill_codebooks(self, input_ids, attention_mask, prompt_codes, prompt_lengths, new_codes, lengths):
+        """New codes of codebook 1 [B, N] -> new codes of all codebooks [B, Q, max length], mask [B, max length]."""
+        batch = len(new_codes)
+        frames = torch.arange(int((prompt_lengths + lengths).max()), device=new_codes.device)
+        prompt_mask = frames < prompt_lengths[:, None]
+        codes_mask = frames < (prompt_lengths + lengths)[:, None]
+        targets = codes_mask & ~prompt_mask
+        codes = new_codes.new_zeros(batch, self.config.num_quantizers, len(frames))
+        for row, (prompt, new) in enumerate(zip(prompt_lengths.tolist(), lengths.tolist(), strict=True)):
+            codes[row, :, :prompt] = prompt_codes[row, :, :prompt]
+            codes[row, 0, prompt : prompt + new] = new_codes[row, :new]
+        for codebook in range(1, self.config.num_quantizers):
+            logits = self.nar(
+                input_ids,
+                codes,
+                codebook,
+                attention_mask=attention_mask,
+                audio_codes_mask=codes_mask,
+                prompt_mask=prompt_mask,
+            ).logits
+            codes[:, codebook] = torch.where(targets, logits.argmax(-1), codes[:, codebook])
+        spoken = new_codes.new_zeros(batch, self.config.num_quantizers, int(lengths.max()))
+        for row, (prompt, new) in enumerate(zip(prompt_lengths.tolist(), lengths.tolist(), strict=True)):
+            spoken[row, :, :new] = codes[row, :, prompt : prompt + new]
+        return spoken, torch.arange(spoken.shape[-1], device=spoken.device) < lengths[:, None]
+
+
+__all__ = [
+    "AffectCodecTTSForConditionalGeneration",
+    "AffectCodecTTSGenerateOutput",
+    "AffectCodecTTSOutput",
+]

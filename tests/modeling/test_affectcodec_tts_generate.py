@@ -1,0 +1,309 @@
+import copy
+import math
+
+import pytest
+import torch
+from tiny_tts import CODES, QUANTIZERS, random_inputs, tiny_tts
+from transformers import GenerationConfig
+
+from hf_affectcodec.modeling.sampling_affectcodec_tts import AffectCodecTTSRepetitionAwareSampling
+
+
+EOS = CODES
+TEXTS, FRAMES = [5, 3, 4, 5], [8, 12, 10, 9]
+
+
+@pytest.fixture(scope="module")
+def learnt():
+    """A model that has learnt four random utterances of different lengths by heart, and the utterances."""
+    model = tiny_tts(hidden_size=64, intermediate_size=128, initializer_range=0.08).train()
+    model.codec_model.requires_grad_(False)
+    utterances = random_inputs(TEXTS, FRAMES, seed=5)
+    phonemes, mask, codes, codes_mask = utterances
+    optimizer = torch.optim.AdamW([*model.ar.parameters(), *model.nar.parameters()], lr=4e-3, weight_decay=0.0)
+    # With and without a prompt, as `generate` has it with and without.
+    prompt = (torch.arange(max(FRAMES)) < 3).expand(4, -1)
+    for _ in range(150):
+        loss = model(phonemes, codes, mask, codes_mask).loss
+        for prompt_mask in (prompt, None):
+            loss = loss + model(phonemes, codes, mask, codes_mask, stage="nar", prompt_mask=prompt_mask).loss
+        if float(loss.detach()) < 0.005:
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return model.eval(), utterances
+
+
+def test_four_utterances_are_learnt_by_heart(learnt):
+    model, (phonemes, mask, codes, codes_mask) = learnt
+    with torch.no_grad():
+        outputs = model(phonemes, codes, mask, codes_mask)
+    targets = outputs.labels != -100
+    assert int(targets.sum()) == sum(FRAMES) + 4
+    assert bool((outputs.logits.argmax(-1) == outputs.labels)[targets].all())
+
+
+@pytest.mark.parametrize("cache", [{}, {"use_cache": False}, {"cache_implementation": "static"}])
+def test_what_was_learnt_is_spoken(learnt, cache):
+    model, (phonemes, mask, codes, codes_mask) = learnt
+    outputs = model.generate(phonemes, mask, max_new_frames=20, do_sample=False, **cache)
+    assert outputs.lengths.tolist() == FRAMES and outputs.stop_reasons == ["eos"] * 4
+    assert torch.equal(outputs.audio_codes_mask, codes_mask)
+    assert torch.equal(outputs.audio_codes, codes * codes_mask[:, None])
+    assert [len(audio) for audio in outputs.audio] == [320 * frames for frames in FRAMES]
+    for row, frames in enumerate(FRAMES):
+        with torch.no_grad():
+            expected = model.codec_model.decode(codes[row : row + 1, :, :frames]).audio_values[0, 0]
+        torch.testing.assert_close(outputs.audio[row], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_what_was_learnt_is_continued_from_prompts_of_several_lengths(learnt):
+    model, (phonemes, mask, codes, _) = learnt
+    prompts = [2, 3, 4, 3]
+    prompt_mask = torch.arange(4) < torch.tensor(prompts)[:, None]
+    outputs = model.generate(
+        phonemes, mask, codes[..., :4], prompt_mask, max_new_frames=20, do_sample=False, num_beams=1
+    )
+    assert outputs.stop_reasons == ["eos"] * 4
+    for row, (prompt, frames) in enumerate(zip(prompts, FRAMES, strict=True)):
+        assert int(outputs.lengths[row]) == frames - prompt
+        assert torch.equal(outputs.audio_codes[row, 0, : frames - prompt], codes[row, 0, prompt:frames])
+    # The stages above codebook 1 were trained with prompts of three frames.
+    for row in (1, 3):
+        assert torch.equal(outputs.audio_codes[row, :, : FRAMES[row] - 3], codes[row, :, 3 : FRAMES[row]])
+
+
+def test_an_item_of_a_batch_is_the_item_alone():
+    """On a model that has learnt nothing, so that nothing but the inputs decides."""
+    model = tiny_tts()
+    texts, prompts = [5, 2, 3], [6, 2, 4]
+    phonemes, mask, codes, codes_mask = random_inputs(texts, prompts)
+    outputs = model.generate(phonemes, mask, codes, codes_mask, max_new_frames=12, do_sample=False)
+    assert len({tuple(row) for row in outputs.audio_codes[:, 0].tolist()}) == 3
+    for row, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
+        alone = model.generate(
+            phonemes[row : row + 1, 5 - text :], prompt_codes=codes[row : row + 1, :, :prompt],
+            max_new_frames=12, do_sample=False,
+        )  # fmt: skip
+        length = int(alone.lengths[0])
+        assert length == int(outputs.lengths[row]) and alone.stop_reasons[0] == outputs.stop_reasons[row]
+        assert torch.equal(outputs.audio_codes[row, :, :length], alone.audio_codes[0])
+        assert (outputs.audio_codes[row, :, length:] == 0).all()
+        torch.testing.assert_close(outputs.audio[row], alone.audio[0], atol=1e-5, rtol=1e-5)
+
+
+def test_new_codes_are_the_argmax_of_each_part():
+    """`generate` against plain calls of the parts: one frame after the other, then one codebook after the other."""
+    model = tiny_tts()
+    phonemes, _, codes, _ = random_inputs([4], [5])
+    outputs = model.generate(phonemes, prompt_codes=codes, max_new_frames=6, do_sample=False)
+    ids = torch.cat((phonemes + CODES + 2, torch.tensor([[CODES + 1]]), codes[:, 0]), dim=1)
+    with torch.no_grad():
+        for _ in range(6):
+            logits = model.ar(ids).logits[0, -1]
+            ids = torch.cat((ids, logits.argmax()[None, None]), dim=1)
+        new = ids[:, -6:]
+        assert torch.equal(new, outputs.audio_codes[:, 0]) and (new < CODES).all()
+        whole = torch.cat((codes, torch.zeros(1, QUANTIZERS, 6, dtype=torch.long)), dim=2)
+        whole[:, 0, 5:] = new
+        for codebook in range(1, QUANTIZERS):
+            prompt_mask = torch.arange(11)[None] < 5
+            logits = model.nar(phonemes, whole, codebook, prompt_mask=prompt_mask).logits
+            whole[:, codebook, 5:] = logits[:, 5:].argmax(-1)
+    assert torch.equal(whole[..., 5:], outputs.audio_codes)
+
+
+def test_stops_at_the_limit_and_says_so(learnt):
+    model, (phonemes, mask, codes, _) = learnt
+    outputs = model.generate(phonemes, mask, max_new_frames=9, do_sample=False)
+    assert outputs.lengths.tolist() == [8, 9, 9, 9] and outputs.stop_reasons == ["eos", "limit", "limit", "limit"]
+    outputs = model.generate(phonemes, mask, max_seconds=0.14, do_sample=False)
+    assert outputs.lengths.tolist() == [7] * 4 and set(outputs.stop_reasons) == {"limit"}
+    outputs = model.generate(phonemes, mask, max_new_frames=10, min_new_frames=10, do_sample=False)
+    assert outputs.lengths.tolist() == [10] * 4
+    config = GenerationConfig(max_new_tokens=4, do_sample=False)
+    assert model.generate(phonemes, mask, generation_config=config).lengths.tolist() == [4] * 4
+    # As a pipeline calls it.
+    outputs = model.generate(phonemes, mask, max_new_tokens=5, return_dict_in_generate=True, do_sample=False)
+    assert outputs["lengths"].tolist() == [5] * 4
+
+
+def test_a_seed_repeats_sampling_and_leaves_the_random_state():
+    model = tiny_tts()
+    phonemes = torch.tensor([[4, 2, 9]])
+    torch.manual_seed(11)
+    state = torch.get_rng_state()
+    first, second, other = (model.generate(phonemes, max_new_frames=8, seed=seed).audio_codes for seed in (1, 1, 2))
+    assert torch.equal(first, second) and not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), state)
+    drawn = model.generate(phonemes, max_new_frames=8).audio_codes
+    assert not torch.equal(torch.get_rng_state(), state) and drawn.shape[1] == QUANTIZERS
+
+
+def test_callback_gets_every_frame(learnt):
+    model, (phonemes, mask, codes, _) = learnt
+    frames = []
+    outputs = model.generate(phonemes, mask, max_new_frames=20, do_sample=False, codes_callback=frames.append)
+    assert len(frames) == max(FRAMES) and all(frame.shape == (4,) for frame in frames)
+    expected = outputs.audio_codes[:, 0].masked_fill(~outputs.audio_codes_mask, -1)
+    assert torch.equal(torch.stack(frames, dim=1), expected)
+
+
+def test_prompt_audio_is_its_codes():
+    model = tiny_tts()
+    torch.manual_seed(1)
+    audio = torch.randn(2, 1, 2000) * 0.3
+    mask = torch.arange(2000) < torch.tensor([2000, 1000])[:, None]
+    phonemes = torch.tensor([[4, 2, 9], [1, 2, 3]])
+    from_audio = model.generate(
+        phonemes, prompt_values=audio, prompt_padding_mask=mask, max_new_frames=6, do_sample=False
+    )
+    encoded = model.codec_model.encode(audio, mask)
+    assert encoded.audio_codes_mask.sum(-1).tolist() == [7, 4]
+    from_codes = model.generate(
+        phonemes, None, encoded.audio_codes, encoded.audio_codes_mask, max_new_frames=6, do_sample=False
+    )
+    assert torch.equal(from_audio.audio_codes, from_codes.audio_codes)
+    without = model.generate(phonemes, max_new_frames=6, do_sample=False)
+    assert not torch.equal(without.audio_codes, from_codes.audio_codes)
+
+
+def test_transformers_own_generate_works_on_the_ar_part(learnt):
+    """Plain `generate` of the language model, with processors that look up logits by the ids of the text."""
+    model, (phonemes, _, codes, _) = learnt
+    ids = torch.cat((phonemes[:1] + CODES + 2, torch.tensor([[CODES + 1]])), dim=1)
+    options = {"max_new_tokens": 20, "do_sample": False, "top_k": 50, "top_p": 1.0, "temperature": 1.0}
+    plain = model.ar.generate(ids, **options)
+    assert plain[0, 6:].tolist() == [*codes[0, 0, :8].tolist(), EOS]
+    penalised = model.ar.generate(ids, repetition_penalty=1.0001, no_repeat_ngram_size=9, **options)
+    assert torch.equal(penalised, plain)
+    beams = model.ar.generate(ids, num_beams=3, **options)
+    assert torch.equal(beams, plain)
+    assert set(model.ar.generate(ids, repetition_penalty=1e6, **options)[0, 6:].tolist()).isdisjoint({EOS + 1})
+
+
+def test_repetition_aware_sampling_by_hand():
+    # Five ids, of which 0..3 are codes and 4 ends. Code 0 fills 3 of the last 4, more than half; 3 stands once.
+    ids = torch.tensor([[9, 9, 0, 0, 3, 0]])
+    p = torch.tensor([[0.5, 0.2, 0.15, 0.1, 0.05]])
+    got = AffectCodecTTSRepetitionAwareSampling(4, 0.5, 4, top_k=2)(ids, p.log()).exp()
+    # Among the two likeliest: 5/7 and 2/7. Code 0 is drawn again from all: 5/7 of p comes on top.
+    expected = torch.tensor([[0.0, 2 / 7, 0, 0, 0]]) + 5 / 7 * p
+    torch.testing.assert_close(got, expected)
+    # Exactly half is not above half.
+    ids = torch.tensor([[0, 9, 9, 1, 0, 2, 0]])
+    got = AffectCodecTTSRepetitionAwareSampling(4, 0.5, 4, top_p=0.6)(ids, p.log()).exp()
+    torch.testing.assert_close(got, torch.tensor([[5 / 7, 2 / 7, 0, 0, 0]]))
+    # Padding repeats the end of speech, which may still come.
+    ids = torch.tensor([[4, 4, 4, 4]])
+    got = AffectCodecTTSRepetitionAwareSampling(4, 0.5, 4)(ids, p.log()).exp()
+    torch.testing.assert_close(got, p)
+    # Temperature 1/2 squares.
+    got = AffectCodecTTSRepetitionAwareSampling(4, 0.5, 4, temperature=0.5)(ids, p.log()).exp()
+    torch.testing.assert_close(got, p**2 / (p**2).sum())
+
+
+def test_repetition_aware_sampling_frees_a_stuck_model():
+    model = tiny_tts()
+    with torch.no_grad():
+        # One code after every other, with probability near 1; the tail has the rest.
+        model.ar.code_head.weight.zero_()
+        model.ar.code_head.weight[7] = model.ar.model.norm.bias * 40
+        model.ar.model.norm.weight.zero_()
+    bias = float(model.ar.model.norm.bias.detach().square().sum() * 40)
+    model.ar.code_head.weight.data[7] *= 6.0 / bias
+    phonemes = torch.tensor([[4, 2, 9]])
+    options = {"max_new_frames": 100, "min_new_frames": 100, "seed": 0, "top_k": 1}
+    stuck = model.generate(phonemes, **options).audio_codes[0, 0]
+    assert (stuck == 7).all()
+    freed = model.generate(phonemes, repetition_window=10, repetition_threshold=0.1, **options).audio_codes[0, 0]
+    share = float((freed == 7).float().mean())
+    # What is second of ten is drawn again from the softmax, in which code 7 has e^6 / (e^6 + 64).
+    assert share == pytest.approx(math.exp(6) / (math.exp(6) + 64), abs=0.12)
+
+
+def test_user_configuration_is_left_alone():
+    model = tiny_tts()
+    own, given = copy.deepcopy(model.generation_config), GenerationConfig(do_sample=True, top_k=3, max_new_tokens=3)
+    before = given.to_dict()
+    model.generate(torch.tensor([[4]]), generation_config=given, repetition_window=2, temperature=0.5, seed=0)
+    model.generate(torch.tensor([[4]]), max_new_frames=2, do_sample=False)
+    assert given.to_dict() == before and model.generation_config.to_dict() == own.to_dict()
+    assert model.generation_config.max_new_tokens == 1000
+
+
+PHONEMES = torch.tensor([[4, 2, 9], [1, 2, 3]])
+PROMPT = torch.zeros(2, QUANTIZERS, 4, dtype=torch.long)
+AUDIO = torch.zeros(2, 1, 1600)
+
+
+@pytest.mark.parametrize(
+    "argument, changes",
+    [
+        ("input_ids", {"input_ids": PHONEMES[:, :0]}),
+        ("input_ids", {"input_ids": PHONEMES + 11}),
+        ("input_ids", {"input_ids": PHONEMES - 2}),
+        ("input_ids", {"input_ids": PHONEMES.float()}),
+        ("input_ids", {"input_ids": "text"}),
+        ("attention_mask", {"attention_mask": torch.tensor([[1, 1, 1], [0, 0, 0]])}),
+        ("attention_mask", {"attention_mask": torch.ones(2, 4)}),
+        ("prompt_codes", {"prompt_codes": PROMPT[..., :1]}),
+        ("prompt_codes", {"prompt_codes": PROMPT[..., :0]}),
+        ("prompt_codes", {"prompt_codes": PROMPT.repeat(1, 1, 3)}),
+        ("prompt_codes", {"prompt_codes": PROMPT + CODES}),
+        ("prompt_codes", {"prompt_codes": PROMPT - 1}),
+        ("prompt_codes", {"prompt_codes": PROMPT[:, :7]}),
+        ("prompt_codes", {"prompt_codes": PROMPT[:1]}),
+        ("prompt_codes", {"prompt_codes": PROMPT.float()}),
+        ("prompt_codes", {"prompt_codes": PROMPT, "prompt_values": AUDIO}),
+        ("prompt_codes_mask", {"prompt_codes": PROMPT, "prompt_codes_mask": torch.tensor([[1] * 4, [0, 1, 1, 1]])}),
+        ("prompt_codes_mask", {"prompt_codes": PROMPT, "prompt_codes_mask": torch.ones(2, 5)}),
+        ("prompt_values", {"prompt_values": torch.zeros(2, 1, 320)}),
+        ("prompt_values", {"prompt_values": torch.zeros(2, 1, 11 * 320)}),
+        ("prompt_values", {"prompt_values": torch.zeros(2, 1600)}),
+        ("prompt_values", {"prompt_values": torch.full((2, 1, 1600), math.nan)}),
+        ("prompt_padding_mask", {"prompt_values": AUDIO, "prompt_padding_mask": AUDIO[:, 0] + torch.arange(1600) > 200}),
+        ("max_new_frames", {"max_new_frames": 0}),
+        ("max_seconds", {"max_seconds": 0.01}),
+        ("max_seconds", {"max_seconds": 1.0, "max_new_frames": 4}),
+        ("min_new_frames", {"max_new_frames": 4, "min_new_frames": 5}),
+        ("min_new_frames", {"min_new_frames": 0}),
+        ("max_length", {"max_length": 30}),
+        ("num_beams", {"num_beams": 2}),
+        ("tempature", {"tempature": 0.7}),
+        ("repetition_window", {"repetition_window": 0}),
+        ("repetition_window", {"repetition_window": 4, "do_sample": False}),
+        ("repetition_threshold", {"repetition_window": 4, "repetition_threshold": 1.0}),
+    ],
+)  # fmt: skip
+def test_bad_input_of_generate_is_named(argument, changes):
+    with pytest.raises(ValueError, match=f"`{argument}`") as error:
+        MODEL.generate(**{"input_ids": PHONEMES, **changes})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "argument, changes",
+    [
+        ("stage", {"stage": "both"}),
+        ("codebooks", {"codebooks": (1,)}),
+        ("codebooks", {"stage": "nar", "codebooks": ()}),
+        ("codebooks", {"stage": "nar", "codebooks": (0,)}),
+        ("codebooks", {"stage": "nar", "codebooks": (8,)}),
+        ("prompt_mask", {"stage": "nar", "prompt_mask": torch.ones(2, 3)}),
+        ("loss_mask", {"loss_mask": torch.ones(2, 3)}),
+        ("loss_reduction", {"loss_reduction": "none"}),
+        ("audio_codes", {"audio_codes": PROMPT[:, 0]}),
+        ("audio_codes", {"audio_codes": PROMPT + CODES}),
+        ("audio_codes_mask", {"audio_codes_mask": torch.zeros(2, 4)}),
+    ],
+)
+def test_bad_input_of_forward_is_named(argument, changes):
+    with pytest.raises(ValueError, match=f"`{argument}") as error:
+        MODEL(**{"input_ids": PHONEMES, "audio_codes": PROMPT, **changes})
+    assert "\n" not in str(error.value)
+
+
+MODEL = tiny_tts()
