@@ -111,7 +111,7 @@ class CodecRecipe:
         return asdict(self)
 
 
-def _build(cls, values: dict, where: str):
+def build_dataclass(cls, values: dict, where: str):
     known = {f.name for f in fields(cls)}
     unknown = sorted(set(values) - known)
     if unknown:
@@ -127,16 +127,16 @@ def _merge(base: dict, changes: dict) -> dict:
     return merged
 
 
-def _read_yaml(path: Path) -> dict:
+def read_yaml(path: Path) -> dict:
     """A recipe may start from another: `base: other.yaml` (relative to itself) and then only what differs."""
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise ValueError(f"{path}: a recipe must be a YAML mapping")
     base = values.pop("base", None)
-    return values if base is None else _merge(_read_yaml(path.parent / base), values)
+    return values if base is None else _merge(read_yaml(path.parent / base), values)
 
 
-def _set(values: dict, assignment: str):
+def set_value(values: dict, assignment: str):
     key, equals, text = assignment.partition("=")
     if not equals:
         raise ValueError(f"`--set` takes key=value, got {assignment!r}")
@@ -217,8 +217,8 @@ def _from_catalogue(source: DataSource, where: str):
         source.column_map = {"audio": corpus.columns["audio"]}
 
 
-def _data_source(values: dict, data_root: str, where: str) -> DataSource:
-    source = _build(DataSource, values, where)
+def build_data_source(values: dict, data_root: str, where: str) -> DataSource:
+    source = build_dataclass(DataSource, values, where)
     _from_catalogue(source, where)
     names = [source.source] if isinstance(source.source, str) else source.source
     names = [name.format(data_root=data_root) for name in names]
@@ -239,14 +239,14 @@ def load_recipe(path: str | Path, data_root: str = "data", overrides: list[str] 
         ValueError: naming the file and the key that is unknown.
     """
     path = Path(path)
-    values = _read_yaml(path)
+    values = read_yaml(path)
     for assignment in overrides:
-        _set(values, assignment)
+        set_value(values, assignment)
     for split in ("train", "validation"):
-        values[split] = [_data_source(v, data_root, f"{path}: {split}") for v in values.get(split, [])]
-    values["loss_weights"] = _build(LossWeights, values.get("loss_weights", {}), f"{path}: loss_weights")
+        values[split] = [build_data_source(v, data_root, f"{path}: {split}") for v in values.get(split, [])]
+    values["loss_weights"] = build_dataclass(LossWeights, values.get("loss_weights", {}), f"{path}: loss_weights")
     if values.get("teachers") is not None:
-        teachers = _build(TeacherSource, values["teachers"], f"{path}: teachers")
+        teachers = build_dataclass(TeacherSource, values["teachers"], f"{path}: teachers")
         teachers.folder = teachers.folder.format(data_root=data_root)
         values["teachers"] = teachers
     _check_teachers(values, path)
@@ -256,4 +256,4 @@ def load_recipe(path: str | Path, data_root: str = "data", overrides: list[str] 
     for name in ("gain_db", "betas", "kmeans_steps"):
         if values.get(name) is not None:
             values[name] = tuple(values[name])
-    return _build(CodecRecipe, values, str(path))
+    return build_dataclass(CodecRecipe, values, str(path))

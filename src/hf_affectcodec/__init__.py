@@ -4,6 +4,7 @@ from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
     AutoModel,
+    AutoModelForAudioClassification,
     AutoModelForAudioTokenization,
     AutoModelForTextToWaveform,
 )
@@ -11,10 +12,15 @@ from transformers import (
 from .modeling.configuration_affectcodec import AffectCodecConfig
 from .modeling.configuration_affectcodec_discriminator import AffectCodecDiscriminatorConfig
 from .modeling.configuration_affectcodec_tts import AffectCodecTTSConfig
+from .modeling.configuration_graph_fusion import GraphFusionConfig
+from .modeling.configuration_token_fusion import TokenFusionConfig
 from .modeling.feature_extraction_affectcodec import AffectCodecFeatureExtractor
+from .modeling.feature_extraction_token_fusion import TokenFusionFeatureExtractor
 from .modeling.modeling_affectcodec import AffectCodecModel
 from .modeling.modeling_affectcodec_discriminator import AffectCodecDiscriminator
 from .modeling.modeling_affectcodec_tts import AffectCodecTTSForConditionalGeneration
+from .modeling.modeling_graph_fusion import GraphFusionForAudioClassification
+from .modeling.modeling_token_fusion import TokenFusionForAudioClassification
 from .shipped import pretrained_path
 
 
@@ -32,6 +38,11 @@ def register():
     AutoConfig.register("affectcodec_tts", AffectCodecTTSConfig, exist_ok=True)
     AutoModel.register(AffectCodecTTSConfig, AffectCodecTTSForConditionalGeneration, exist_ok=True)
     AutoModelForTextToWaveform.register(AffectCodecTTSConfig, AffectCodecTTSForConditionalGeneration, exist_ok=True)
+    AutoConfig.register("graph_fusion", GraphFusionConfig, exist_ok=True)
+    AutoModelForAudioClassification.register(GraphFusionConfig, GraphFusionForAudioClassification, exist_ok=True)
+    AutoConfig.register("token_fusion", TokenFusionConfig, exist_ok=True)
+    AutoModelForAudioClassification.register(TokenFusionConfig, TokenFusionForAudioClassification, exist_ok=True)
+    AutoFeatureExtractor.register(TokenFusionConfig, TokenFusionFeatureExtractor, exist_ok=True)
 
 
 register()
@@ -44,6 +55,11 @@ __all__ = [
     "AffectCodecModel",
     "AffectCodecTTSConfig",
     "AffectCodecTTSForConditionalGeneration",
+    "GraphFusionConfig",
+    "GraphFusionForAudioClassification",
+    "TokenFusionConfig",
+    "TokenFusionFeatureExtractor",
+    "TokenFusionForAudioClassification",
     "pretrained_path",
     "register",
 ]
