@@ -1,5 +1,7 @@
 """Feature extractor of AffectCodec: waveforms to padded `input_values`."""
 
+import numbers
+
 import numpy as np
 import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
@@ -84,7 +86,9 @@ class AffectCodecFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError("`sampling_rate` is required: the rate of `audio` in Hz (another rate gives wrong codes)")
         if sampling_rate != self.sampling_rate:
             raise ValueError(f"`sampling_rate` must be {self.sampling_rate} Hz, got {sampling_rate!r}; resample first")
-        is_batch = isinstance(audio, (list, tuple)) and not (len(audio) > 0 and np.isscalar(audio[0]))
+        is_batch = isinstance(audio, (list, tuple)) and not (
+            len(audio) > 0 and all(isinstance(sample, numbers.Number) for sample in audio)
+        )
         clips = list(audio) if is_batch else [audio]
         if not clips:
             raise ValueError("`audio` is empty")

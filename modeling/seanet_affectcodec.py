@@ -42,8 +42,7 @@ class AffectCodecConv1d(nn.Conv1d):
 
     def forward(self, hidden_states: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         if self.kernel_size == (1,):
-            # A matrix product: torch takes the general convolution for it, which unfolds the input first.
-            return torch.matmul(self.weight[:, :, 0], hidden_states) + self.bias[:, None]
+            return super().forward(hidden_states)
         steps = -(-hidden_states.shape[-1] // self.stride[0])
         if self.reflect:
             extra = steps * self.stride[0] - hidden_states.shape[-1]
