@@ -63,13 +63,20 @@ class LossWeights:
 
 @dataclass
 class CodecRecipe:
-    """One training run. `model` and `discriminator` hold the keyword arguments of their configuration classes."""
+    """
+    One training run. `model` and `discriminator` hold the keyword arguments of their configuration classes.
+
+    `initial_model` and `initial_discriminator` (the latter's folder `discriminator`) are folders or Hub ids of trained
+    weights to start from. What the recipe's model has beyond them starts fresh; `kmeans_steps: []` keeps their codebooks.
+    """
 
     name: str
     model: dict
     train: list[DataSource]
     validation: list[DataSource]
     discriminator: dict | None = None
+    initial_model: str | None = None
+    initial_discriminator: str | None = None
     teachers: TeacherSource | None = None
     relational_emotion: float = 1.0
     relational_semantic: float = 1.0
@@ -162,6 +169,8 @@ def _check_teachers(values: dict, path: Path):
         )
     if weights.alignment and (teachers.text is None or model.get("alignment_feature_size", 768) is None):
         raise ValueError(f"{path}: `loss_weights.alignment` needs a text teacher and `model.alignment_feature_size`")
+    if weights.alignment and values.get("alignment_by_emotion", True) and teachers.emotion is None:
+        raise ValueError(f"{path}: `alignment_by_emotion` needs an emotion teacher; without one set it to false")
     if weights.self_guidance and not model.get("self_guidance", False):
         raise ValueError(f"{path}: `loss_weights.self_guidance` needs `model.self_guidance`")
     sources = model.get("feature_distillation_sources", ())
@@ -249,6 +258,11 @@ def load_recipe(path: str | Path, data_root: str = "data", overrides: list[str] 
         teachers = build_dataclass(TeacherSource, values["teachers"], f"{path}: teachers")
         teachers.folder = teachers.folder.format(data_root=data_root)
         values["teachers"] = teachers
+    for name in ("initial_model", "initial_discriminator"):
+        if values.get(name) is not None:
+            values[name] = values[name].format(data_root=data_root)
+    if values.get("initial_discriminator") is not None and values.get("discriminator") is None:
+        raise ValueError(f"{path}: `initial_discriminator` needs a `discriminator`")
     _check_teachers(values, path)
     _check_streaming(values, path)
     if values.get("mixed_precision", "no") not in ("no", "bf16"):

@@ -80,6 +80,8 @@ def build_trainer(recipe, report_to, output_dir) -> CodecTrainer:
         )
     set_seed(recipe.seed)
     model = AffectCodecModel(config)
+    if recipe.initial_model is not None:
+        start_from(model, recipe.initial_model)
     if recipe.weight_norm:
         model.apply_weight_norm()
     # The codec comes first: it is the checkpoint's model.safetensors, the discriminators its model_1.safetensors.
@@ -87,6 +89,8 @@ def build_trainer(recipe, report_to, output_dir) -> CodecTrainer:
     discriminator = discriminator_optimizer = None
     if recipe.discriminator is not None:
         discriminator = AffectCodecDiscriminator(AffectCodecDiscriminatorConfig(**recipe.discriminator))
+        if recipe.initial_discriminator is not None:
+            start_from(discriminator, recipe.initial_discriminator, subfolder="discriminator")
         discriminator.apply_weight_norm()
         discriminator_optimizer = _adamw(discriminator, recipe.discriminator_learning_rate, recipe)
         discriminator, discriminator_optimizer = accelerator.prepare(discriminator, discriminator_optimizer)
@@ -98,6 +102,24 @@ def build_trainer(recipe, report_to, output_dir) -> CodecTrainer:
     return CodecTrainer(
         accelerator, recipe, model, optimizer, discriminator, discriminator_optimizer, progress, counts
     )
+
+
+def start_from(model, source: str, subfolder: str = ""):
+    """
+    Copies trained weights into `model`; whole modules that they lack stay as they are, and are named in the log.
+
+    Raises:
+        ValueError: if they hold something that `model` has not, or has in another shape.
+    """
+    trained = type(model).from_pretrained(source, subfolder=subfolder, dtype=torch.float32).state_dict()
+    own = model.state_dict()
+    for name, values in trained.items():
+        if name not in own or own[name].shape != values.shape:
+            raise ValueError(f"{source} holds {name} {list(values.shape)}, which the recipe's model has not")
+    model.load_state_dict(own | trained)
+    fresh = sorted({name.split(".")[0] for name in own.keys() - trained.keys()})
+    if fresh:
+        logger.info(f"started from {source}; fresh: {', '.join(fresh)}")
 
 
 def _adamw(module, learning_rate, recipe):

@@ -142,6 +142,7 @@ def test_distillation_without_teachers_is_an_error(tmp_path):
             ],
             "feature_distillation_sources",
         ),
+        (["teachers.emotion=null", "loss_weights.relational=0.0"], "alignment_by_emotion"),
         (["mixed_precision=fp16"], "mixed_precision"),
     ):
         recipe.write_text(RECIPE)

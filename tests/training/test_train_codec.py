@@ -129,6 +129,31 @@ def test_resume_twice_equals_an_unbroken_run(data_root, tmp_path, unbroken):
         run(tmp_path, data_root, "--resume", "--set", "discriminator.stft_filters=8")
 
 
+def test_starting_from_trained_weights(data_root, tmp_path, unbroken):
+    source = f"initial_model={unbroken / 'model'}"
+    still = ["learning_rate=0.0", "discriminator_learning_rate=0.0", "kmeans_steps=[]", "warmup_steps=0"]
+    still += ["weight_decay=0.0", "discriminator_start=0", f"initial_discriminator={unbroken}"]
+    changes = [part for change in [source, *still] for part in ("--set", change)]
+    run(tmp_path / "same", data_root, *changes, "--stop-at", "1")
+    start, now = weights(unbroken), weights(tmp_path / "same")
+    assert_same({"model": _parameters(start["model"])}, {"model": _parameters(now["model"])})
+    # Through weight norm and back, which rounds.
+    torch.testing.assert_close(now["discriminator"], start["discriminator"], rtol=1e-6, atol=1e-7)
+    # A module that the weights lack starts fresh; what the recipe's model has no place for is refused.
+    run(tmp_path / "more", data_root, *changes, "--set", "model.alignment_feature_size=8", "--stop-at", "1")
+    more = weights(tmp_path / "more")["model"]
+    fresh = set(more) - set(start["model"])
+    assert fresh and all("alignment" in name for name in fresh)
+    assert all(torch.equal(more[name], values) for name, values in _parameters(start["model"]).items())
+    with pytest.raises(ValueError, match="which the recipe's model has not"):
+        run(tmp_path / "other", data_root, *changes, "--set", "model.hidden_size=48")
+
+
+def _parameters(state):
+    """Without the codebooks, which move without a gradient."""
+    return {name: values for name, values in state.items() if ".layers." not in name or "quantizer" not in name}
+
+
 def test_time_limit_writes_a_checkpoint(data_root, tmp_path):
     run(tmp_path, data_root, "--max-minutes", "0")
     assert [path.name for path in train_codec.checkpoints(tmp_path)] == ["checkpoint-00000001"]
