@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .cache_affectcodec import AffectCodecCache
+
 
 class AffectCodecGuidanceAttention(nn.Module):
     """Multi-head attention with input and output projections, queries [B, F, D], keys and values [B, F', D]."""
@@ -20,11 +22,13 @@ class AffectCodecGuidanceAttention(nn.Module):
     def _split(self, hidden_states):
         return hidden_states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def forward(self, queries, keys_values, frame_mask=None):
+    def forward(self, queries, keys_values, frame_mask=None, cache=None):
+        if cache is not None:
+            keys_values, frame_mask = cache.append(self, keys_values)
         mask = None if frame_mask is None else frame_mask[:, None, None, :]
         if self.causal:
-            frames = queries.shape[1]
-            past = torch.ones(frames, frames, dtype=torch.bool, device=queries.device).tril()
+            frames, seen = queries.shape[1], keys_values.shape[1]
+            past = torch.ones(frames, seen, dtype=torch.bool, device=queries.device).tril(seen - frames)
             mask = past if mask is None else past & mask
         attended = F.scaled_dot_product_attention(
             self._split(self.q_proj(queries)),
@@ -66,15 +70,15 @@ class AffectCodecGuidance(nn.Module):
         )
         self.back_proj = nn.Linear(size, size, bias=False)
 
-    def _term(self, source, latents, features, frame_mask):
+    def _term(self, source, latents, features, frame_mask, cache):
         projected = self.feature_projs[source](features)
         if self.order == "after":
             projected = self.back_proj(projected)
         if self.attention_kind == "cross":
             queries = self.acoustic_proj(latents) if self.order == "before" else latents
-            projected = self.attentions[source](queries, projected, frame_mask)
+            projected = self.attentions[source](queries, projected, frame_mask, cache)
         elif self.attention_kind == "self":
-            projected = self.attentions[source](projected, projected, frame_mask)
+            projected = self.attentions[source](projected, projected, frame_mask, cache)
         return self.back_proj(projected) if self.order == "before" else projected
 
     def _dropped(self, term):
@@ -86,7 +90,11 @@ class AffectCodecGuidance(nn.Module):
         return term * (keep & keep_term)
 
     def forward(
-        self, latents: torch.Tensor, features: dict[str, torch.Tensor], frame_mask: torch.Tensor | None = None
+        self,
+        latents: torch.Tensor,
+        features: dict[str, torch.Tensor],
+        frame_mask: torch.Tensor | None = None,
+        cache: AffectCodecCache | None = None,
     ):
         """
         Args:
@@ -94,13 +102,14 @@ class AffectCodecGuidance(nn.Module):
             features (`dict[str, torch.Tensor]`): `"emotion"` and / or `"semantic"`, each `(batch, frames, width)`, at codec
                 frames. A source that is absent adds nothing.
             frame_mask (`torch.Tensor` of shape `(batch, frames)`, *optional*): True at valid frames.
+            cache ([`AffectCodecCache`], *optional*): Of a stream, whose earlier frames are attended to as well.
 
         Returns:
             `torch.Tensor` of shape `(batch, frames, hidden_size)`: z_uni.
         """
         guided = latents
         for source, values in features.items():
-            guided = guided + self._dropped(self._term(source, latents, values, frame_mask))
+            guided = guided + self._dropped(self._term(source, latents, values, frame_mask, cache))
         return guided
 
 
@@ -122,10 +131,18 @@ class AffectCodecSelfGuidance(nn.Module):
         )
         self.heads = nn.ModuleDict({s: nn.Linear(hidden, widths[s]) for s in config.guidance_sources})
 
-    def forward(self, latents: torch.Tensor, frame_mask: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        masked = latents if frame_mask is None else latents * frame_mask[..., None]
-        left = self.kernel_size - 1 if self.causal else self.kernel_size // 2
-        padded = F.pad(masked.transpose(1, 2), (left, self.kernel_size - 1 - left))
+    def forward(
+        self,
+        latents: torch.Tensor,
+        frame_mask: torch.Tensor | None = None,
+        cache: AffectCodecCache | None = None,
+    ) -> dict[str, torch.Tensor]:
+        masked = (latents if frame_mask is None else latents * frame_mask[..., None]).transpose(1, 2)
+        if cache is None:
+            left = self.kernel_size - 1 if self.causal else self.kernel_size // 2
+            padded = F.pad(masked, (left, self.kernel_size - 1 - left))
+        else:
+            padded = cache.extend(self, masked, self.kernel_size - 1)
         return {s: self.heads[s](F.gelu(conv(padded)).transpose(1, 2)) for s, conv in self.convs.items()}
 
 

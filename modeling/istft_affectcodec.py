@@ -8,6 +8,8 @@ import torch.nn.functional as F
 import torchaudio
 from torch import nn
 
+from .cache_affectcodec import AffectCodecCache
+
 
 # Magnitudes are exp(network output); the bound keeps an untrained network from overflowing.
 MAX_MAGNITUDE = 100.0
@@ -41,10 +43,11 @@ class AffectCodecConvNextBlock(nn.Module):
         self.layer_scale = nn.Parameter(torch.empty(config.hidden_size))
         self.layer_scale_init = 1.0 / num_layers
 
-    def forward(self, hidden_states, frame_mask=None):
+    def forward(self, hidden_states, frame_mask=None, cache=None):
         total = self.kernel_size - 1
         left = total if self.causal else total // 2
-        mixed = F.pad(_mask_frames(hidden_states, frame_mask).transpose(1, 2), (left, total - left))
+        mixed = _mask_frames(hidden_states, frame_mask).transpose(1, 2)
+        mixed = F.pad(mixed, (left, total - left)) if cache is None else cache.extend(self, mixed, total)
         mixed = self.norm(self.depthwise(mixed).transpose(1, 2))
         return hidden_states + self.layer_scale * self.down_proj(F.gelu(self.up_proj(mixed)))
 
@@ -64,20 +67,24 @@ class AffectCodecLogMel(nn.Module):
         self.resolutions = list(zip(config.mel_n_ffts, config.mel_hop_lengths, config.mel_bins, strict=True))
         self.feature_size = sum(bins * (config.hop_length // hop) for _, hop, bins in self.resolutions)
 
-    def _log_mel(self, waveform, n_fft, hop, bins):
+    def _log_mel(self, waveform, n_fft, hop, bins, cache):
         total = n_fft - hop
         left = total if self.causal else total // 2
-        frames = F.pad(waveform, (left, total - left)).unfold(-1, n_fft, hop)
+        if cache is None:
+            padded = F.pad(waveform, (left, total - left))
+        else:
+            padded = cache.extend((self, n_fft, hop), waveform, total)
+        frames = padded.unfold(-1, n_fft, hop)
         window = torch.hann_window(n_fft, device=waveform.device)
         magnitude = torch.fft.rfft(frames * window, dim=-1).abs()
         filters = _mel_filters(n_fft, bins, self.sampling_rate).to(waveform.device)
         return (magnitude @ filters).clamp(min=LOG_MEL_FLOOR).log()
 
-    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+    def forward(self, waveform: torch.Tensor, cache: AffectCodecCache | None = None) -> torch.Tensor:
         with torch.autocast(waveform.device.type, enabled=False):
             waveform = waveform.float()
             frames = waveform.shape[-1] // self.hop_length
-            mels = [self._log_mel(waveform, *resolution) for resolution in self.resolutions]
+            mels = [self._log_mel(waveform, *resolution, cache) for resolution in self.resolutions]
             return torch.cat([mel.reshape(mel.shape[0], frames, -1) for mel in mels], dim=-1)
 
 
@@ -95,13 +102,18 @@ class AffectCodecIstftEncoder(nn.Module):
         )
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=1e-6)
 
-    def forward(self, input_values: torch.Tensor, frame_lengths: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        frame_lengths: torch.Tensor | None = None,
+        cache: AffectCodecCache | None = None,
+    ) -> torch.Tensor:
         waveform = F.pad(input_values[:, 0], (0, -input_values.shape[-1] % self.hop_length))
-        features = self.log_mel(waveform).to(self.embed.weight.dtype)
+        features = self.log_mel(waveform, cache).to(self.embed.weight.dtype)
         frame_mask = frame_mask_from_lengths(frame_lengths, features.shape[1])
         hidden_states = self.embed_norm(self.embed(features))
         for block in self.blocks:
-            hidden_states = block(hidden_states, frame_mask)
+            hidden_states = block(hidden_states, frame_mask, cache)
         return self.final_norm(hidden_states)
 
 
@@ -124,33 +136,62 @@ class AffectCodecIstftDecoder(nn.Module):
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=1e-6)
         self.head = nn.Linear(config.hidden_size, self.n_fft + 2)
 
-    def forward(self, hidden_states: torch.Tensor, frame_lengths: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        frame_lengths: torch.Tensor | None = None,
+        cache: AffectCodecCache | None = None,
+    ) -> torch.Tensor:
         frame_mask = frame_mask_from_lengths(frame_lengths, hidden_states.shape[1])
         hidden_states = self.embed_norm(hidden_states)
         for block in self.blocks:
-            hidden_states = block(hidden_states, frame_mask)
+            hidden_states = block(hidden_states, frame_mask, cache)
         log_magnitude, phase = self.head(self.final_norm(hidden_states)).float().chunk(2, dim=-1)
         with torch.autocast(hidden_states.device.type, enabled=False):
             magnitude = log_magnitude.clamp(max=math.log(MAX_MAGNITUDE)).exp()
             spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
-            return self._overlap_add(torch.fft.irfft(spectrum, n=self.n_fft, dim=-1), frame_mask)[:, None]
+            frames = torch.fft.irfft(spectrum, n=self.n_fft, dim=-1)
+            waveform = self._overlap_add(frames, frame_mask) if cache is None else self._stream_add(frames, cache)
+            return waveform[:, None]
+
+    @property
+    def delay(self) -> int:
+        """Samples of its future that a sample needs: in a stream it comes that much later."""
+        return (self.n_fft - self.hop_length) // 2
+
+    def _fold(self, pieces):
+        """Windows [B, F, n_fft], a hop apart, to their sum [B, (F - 1) * hop + n_fft]."""
+        length = (pieces.shape[1] - 1) * self.hop_length + self.n_fft
+        return F.fold(pieces.transpose(1, 2), (1, length), kernel_size=(1, self.n_fft), stride=(1, self.hop_length))[
+            :, 0, 0
+        ]
+
+    def _stream_add(self, frames, cache):
+        """The F * hop samples that these frames complete; they belong `delay` samples earlier."""
+        window = torch.hann_window(self.n_fft, device=frames.device)
+        pieces = torch.stack([frames * window, window.square().expand_as(frames)], dim=1)
+        sums = self._fold(pieces.flatten(0, 1)).unflatten(0, (frames.shape[0], 2))
+        complete = frames.shape[1] * self.hop_length
+        tail = cache.get(self)
+        if tail is not None:
+            sums = sums + F.pad(tail, (0, sums.shape[-1] - tail.shape[-1]))
+        cache.set(self, sums[..., complete:])
+        signal, envelope = sums[..., :complete].unbind(1)
+        return signal / envelope.clamp(min=1e-8)
+
+    def close(self, cache: AffectCodecCache) -> torch.Tensor:
+        """The last `delay` samples [B, 1, delay] of streams that have ended."""
+        signal, envelope = cache.get(self)[..., : self.delay].unbind(1)
+        return (signal / envelope.clamp(min=1e-8))[:, None]
 
     def _overlap_add(self, frames, frame_mask):
         window = torch.hann_window(self.n_fft, device=frames.device)
         batch, num_frames, _ = frames.shape
         valid = frames.new_ones(batch, num_frames) if frame_mask is None else frame_mask.to(frames.dtype)
-        length = (num_frames - 1) * self.hop_length + self.n_fft
-
-        def fold(pieces):
-            return F.fold(
-                pieces.transpose(1, 2), (1, length), kernel_size=(1, self.n_fft), stride=(1, self.hop_length)
-            )[:, 0, 0]
-
-        signal = fold(frames * window * valid[..., None])
+        signal = self._fold(frames * window * valid[..., None])
         # The envelope counts valid frames only, so that an item's end does not depend on the batch it is in.
-        envelope = fold(window.square() * valid[..., None])
-        start = (self.n_fft - self.hop_length) // 2
-        keep = slice(start, start + num_frames * self.hop_length)
+        envelope = self._fold(window.square() * valid[..., None])
+        keep = slice(self.delay, self.delay + num_frames * self.hop_length)
         waveform = signal[:, keep] / envelope[:, keep].clamp(min=1e-8)
         return waveform * valid.bool().repeat_interleave(self.hop_length, dim=1)
 

@@ -18,34 +18,10 @@ from .istft_affectcodec import (
     AffectCodecIstftEncoder,
     frame_mask_from_lengths,
 )
+from .outputs_affectcodec import AffectCodecDecoderOutput, AffectCodecEncoderOutput
 from .quantization_affectcodec import AffectCodecCodebook, AffectCodecResidualVectorQuantizer
 from .seanet_affectcodec import AffectCodecSeanetDecoder, AffectCodecSeanetEncoder
-
-
-@dataclass
-class AffectCodecEncoderOutput(ModelOutput):
-    """
-    Args:
-        audio_codes (`torch.LongTensor` of shape `(batch, num_quantizers, frames)`): Codes; 0 where the mask is False.
-        audio_codes_mask (`torch.BoolTensor` of shape `(batch, frames)`): True at valid frames; its sum is the valid length.
-        latents (`torch.FloatTensor` of shape `(batch, frames, hidden_size)`): The latents that were quantized.
-    """
-
-    audio_codes: torch.LongTensor | None = None
-    audio_codes_mask: torch.BoolTensor | None = None
-    latents: torch.FloatTensor | None = None
-
-
-@dataclass
-class AffectCodecDecoderOutput(ModelOutput):
-    """
-    Args:
-        audio_values (`torch.FloatTensor` of shape `(batch, 1, frames * hop_length)`): Waveform; 0 where the mask is False.
-        padding_mask (`torch.BoolTensor` of shape `(batch, frames * hop_length)`): True at valid samples.
-    """
-
-    audio_values: torch.FloatTensor | None = None
-    padding_mask: torch.BoolTensor | None = None
+from .streaming_affectcodec import AffectCodecStream
 
 
 @dataclass
@@ -349,6 +325,15 @@ class AffectCodecModel(AffectCodecPreTrainedModel):
         audio_values = self._waveform(latents, lengths)
         padding_mask = audio_codes_mask.repeat_interleave(self.hop_length, dim=1)
         return AffectCodecDecoderOutput(audio_values=audio_values, padding_mask=padding_mask)
+
+    def streaming(
+        self, batch_size: int = 1, num_quantizers: int | None = None, guidance_source: str | None = None
+    ) -> AffectCodecStream:
+        """
+        `batch_size` streams that this model encodes and decodes chunk by chunk; it must be causal and in evaluation mode.
+        See [`AffectCodecStream`].
+        """
+        return AffectCodecStream(self, batch_size, num_quantizers, guidance_source)
 
     def _waveform(self, latents, lengths):
         latents = latents.to(self.dtype)

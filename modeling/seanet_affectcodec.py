@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from .cache_affectcodec import AffectCodecCache
+
 
 def mask_steps(hidden_states: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
     """Zeroes hidden_states [B, C, T] from each item's length [B] on; `None` means that every step is valid."""
@@ -40,9 +42,17 @@ class AffectCodecConv1d(nn.Conv1d):
         padding = 0 if self.reflect else self.left
         super().__init__(in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, padding=padding)
 
-    def forward(self, hidden_states: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        cache: AffectCodecCache | None = None,
+    ) -> torch.Tensor:
         if self.kernel_size == (1,):
             return super().forward(hidden_states)
+        if cache is not None:
+            extended = cache.extend(self, hidden_states, self.left)
+            return F.conv1d(extended, self.weight, self.bias, self.stride, 0, self.dilation)
         steps = -(-hidden_states.shape[-1] // self.stride[0])
         if self.reflect:
             extra = steps * self.stride[0] - hidden_states.shape[-1]
@@ -61,8 +71,18 @@ class AffectCodecConvTranspose1d(nn.ConvTranspose1d):
             in_channels, out_channels, 2 * stride, stride=stride, padding=left, output_padding=output_padding
         )
 
-    def forward(self, hidden_states: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        cache: AffectCodecCache | None = None,
+    ) -> torch.Tensor:
         steps = hidden_states.shape[-1] * self.stride[0]
+        if cache is not None:
+            # Each input step reaches two strides, so the one before has a part in the first.
+            extended = cache.extend(self, hidden_states, 1)
+            outputs = F.conv_transpose1d(extended, self.weight, self.bias, self.stride)
+            return outputs[..., self.stride[0] : self.stride[0] + steps]
         return super().forward(mask_steps(hidden_states, lengths))[..., :steps]
 
 
@@ -76,8 +96,8 @@ class AffectCodecResidualUnit(nn.Module):
         self.conv2 = AffectCodecConv1d(config, hidden, dim, 1)
         self.shortcut = AffectCodecConv1d(config, dim, dim, 1)
 
-    def forward(self, hidden_states, lengths=None):
-        residual = self.conv2(elu(self.conv1(elu(hidden_states), lengths)))
+    def forward(self, hidden_states, lengths=None, cache=None):
+        residual = self.conv2(elu(self.conv1(elu(hidden_states), lengths, cache)))
         return self.shortcut(hidden_states) + residual
 
 
@@ -88,9 +108,11 @@ class AffectCodecLSTM(nn.Module):
         super().__init__()
         self.lstm = nn.LSTM(dim, dim, config.num_lstm_layers, bidirectional=bidirectional, batch_first=True)
 
-    def forward(self, hidden_states, lengths=None):
+    def forward(self, hidden_states, lengths=None, cache=None):
         inputs = hidden_states.transpose(1, 2)
-        if lengths is None or not self.lstm.bidirectional:
+        if cache is not None:
+            outputs = self._step(inputs, cache)
+        elif lengths is None or not self.lstm.bidirectional:
             # A forward LSTM cannot see padding that comes after an item.
             outputs = self.lstm(inputs)[0]
         else:
@@ -99,6 +121,14 @@ class AffectCodecLSTM(nn.Module):
         if self.lstm.bidirectional:
             inputs = inputs.repeat(1, 1, 2)
         return (outputs + inputs).transpose(1, 2)
+
+    def _step(self, inputs, cache):
+        # The cache has items first, the LSTM its layers.
+        before = cache.get(self)
+        states = None if before is None else tuple(part.transpose(0, 1).contiguous() for part in before.unbind(1))
+        outputs, after = self.lstm(inputs, states)
+        cache.set(self, torch.stack([part.transpose(0, 1) for part in after], dim=1))
+        return outputs
 
 
 class AffectCodecSeanetEncoder(nn.Module):
@@ -126,19 +156,24 @@ class AffectCodecSeanetEncoder(nn.Module):
             config, dim if config.causal else 2 * dim, config.hidden_size, config.kernel_size
         )
 
-    def forward(self, input_values: torch.Tensor, frame_lengths: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        frame_lengths: torch.Tensor | None = None,
+        cache: AffectCodecCache | None = None,
+    ) -> torch.Tensor:
         if self.pad_to_hop:
             # Whole frames from the start, so that every stage divides without a remainder.
             input_values = F.pad(input_values, (0, -input_values.shape[-1] % self.hop_length))
         lengths = None if frame_lengths is None else frame_lengths * self.hop_length
-        hidden_states = self.conv_in(input_values.to(self.conv_in.weight.dtype), lengths)
+        hidden_states = self.conv_in(input_values.to(self.conv_in.weight.dtype), lengths, cache)
         for units, downsample in zip(self.residual_units, self.downsamplers, strict=True):
             for unit in units:
-                hidden_states = unit(hidden_states, lengths)
-            hidden_states = downsample(elu(hidden_states), lengths)
+                hidden_states = unit(hidden_states, lengths, cache)
+            hidden_states = downsample(elu(hidden_states), lengths, cache)
             lengths = None if lengths is None else lengths // downsample.stride[0]
-        hidden_states = self.lstm(hidden_states, lengths)
-        return self.conv_out(elu(hidden_states), lengths).transpose(1, 2)
+        hidden_states = self.lstm(hidden_states, lengths, cache)
+        return self.conv_out(elu(hidden_states), lengths, cache).transpose(1, 2)
 
 
 class AffectCodecSeanetDecoder(nn.Module):
@@ -162,16 +197,21 @@ class AffectCodecSeanetDecoder(nn.Module):
             )
         self.conv_out = AffectCodecConv1d(config, dim, config.audio_channels, config.kernel_size)
 
-    def forward(self, hidden_states: torch.Tensor, frame_lengths: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        frame_lengths: torch.Tensor | None = None,
+        cache: AffectCodecCache | None = None,
+    ) -> torch.Tensor:
         lengths = frame_lengths
-        hidden_states = self.conv_in(hidden_states.transpose(1, 2), lengths)
-        hidden_states = self.lstm(hidden_states, lengths)
+        hidden_states = self.conv_in(hidden_states.transpose(1, 2), lengths, cache)
+        hidden_states = self.lstm(hidden_states, lengths, cache)
         for upsample, units in zip(self.upsamplers, self.residual_units, strict=True):
-            hidden_states = upsample(elu(hidden_states), lengths)
+            hidden_states = upsample(elu(hidden_states), lengths, cache)
             lengths = None if lengths is None else lengths * upsample.stride[0]
             for unit in units:
-                hidden_states = unit(hidden_states, lengths)
-        return mask_steps(self.conv_out(elu(hidden_states), lengths), lengths)
+                hidden_states = unit(hidden_states, lengths, cache)
+        return mask_steps(self.conv_out(elu(hidden_states), lengths, cache), lengths)
 
 
 __all__ = ["AffectCodecSeanetDecoder", "AffectCodecSeanetEncoder", "mask_steps"]
