@@ -18,6 +18,7 @@ from .istft_affectcodec import (
     AffectCodecIstftEncoder,
     frame_mask_from_lengths,
 )
+from .long_affectcodec import CHUNK_SECONDS, decode_long, encode_long
 from .outputs_affectcodec import AffectCodecDecoderOutput, AffectCodecEncoderOutput
 from .quantization_affectcodec import AffectCodecCodebook, AffectCodecResidualVectorQuantizer
 from .seanet_affectcodec import AffectCodecSeanetDecoder, AffectCodecSeanetEncoder
@@ -334,6 +335,57 @@ class AffectCodecModel(AffectCodecPreTrainedModel):
         See [`AffectCodecStream`].
         """
         return AffectCodecStream(self, batch_size, num_quantizers, guidance_source)
+
+    def encode_long(
+        self,
+        input_values: torch.Tensor,
+        num_quantizers: int | None = None,
+        guidance_source: str | None = None,
+        chunk_seconds: float = CHUNK_SECONDS,
+        context_seconds: float | None = None,
+    ) -> AffectCodecEncoderOutput:
+        r"""
+        [`~AffectCodecModel.encode`] in memory that does not grow with the recording, apart from the codes themselves.
+
+        A causal model goes through as a stream. Others see windows of `chunk_seconds` with `context_seconds` on either side.
+        The codes are those of `encode` where a code depends on no more than the context, which is then the default: the
+        `istft` backbone without guidance. LSTMs and attention over the whole recording see 2 s on either side instead, and
+        some codes differ.
+
+        Args:
+            input_values (`torch.Tensor` of shape `(batch, 1, samples)`): Waveforms of one length.
+            num_quantizers (`int`, *optional*): How many codebooks to use. Default: all.
+            guidance_source (`str`, *optional*): `"self"` or `"none"`. Default: self-guidance if the model has it.
+            chunk_seconds (`float`, *optional*, defaults to 20): Seconds at a time.
+            context_seconds (`float`, *optional*): Default: all that a code depends on if that is limited, else 2.
+
+        Returns:
+            [`AffectCodecEncoderOutput`] without `latents`.
+
+        Raises:
+            ValueError: naming the argument that is malformed.
+        """
+        return encode_long(self, input_values, num_quantizers, guidance_source, chunk_seconds, context_seconds)
+
+    def decode_long(
+        self, audio_codes: torch.Tensor, chunk_seconds: float = CHUNK_SECONDS, context_seconds: float | None = None
+    ) -> AffectCodecDecoderOutput:
+        r"""
+        [`~AffectCodecModel.decode`] in memory that does not grow with the recording, apart from the samples themselves; see
+        [`~AffectCodecModel.encode_long`].
+
+        Args:
+            audio_codes (`torch.LongTensor` of shape `(batch, quantizers, frames)`): Codes of recordings of one length.
+            chunk_seconds (`float`, *optional*, defaults to 20): Seconds at a time.
+            context_seconds (`float`, *optional*): Default: all that a sample depends on if that is limited, else 2.
+
+        Returns:
+            [`AffectCodecDecoderOutput`]
+
+        Raises:
+            ValueError: naming the argument that is malformed.
+        """
+        return decode_long(self, audio_codes, chunk_seconds, context_seconds)
 
     def _waveform(self, latents, lengths):
         latents = latents.to(self.dtype)
