@@ -21,6 +21,10 @@ from .modeling.modeling_affectcodec import AffectCodecModel
 from .shipped import pretrained_path
 
 
+# Longer clips go through in windows, so that memory does not grow with them.
+LONG_SECONDS = 60.0
+
+
 @dataclass(frozen=True)
 class Codec:
     """
@@ -55,7 +59,10 @@ class Codec:
         """
         inputs = self.feature_extractor(waveform, sampling_rate=self.sampling_rate, return_tensors="pt")
         inputs = inputs.to(self.model.device)
-        codes = self.model.encode(**inputs, num_quantizers=num_quantizers).audio_codes[0]
+        if waveform.shape[-1] > LONG_SECONDS * self.sampling_rate:
+            codes = self.model.encode_long(inputs["input_values"], num_quantizers=num_quantizers).audio_codes[0]
+        else:
+            codes = self.model.encode(**inputs, num_quantizers=num_quantizers).audio_codes[0]
         return AudioCodes(
             audio_codes=codes.short().cpu(),
             num_samples=waveform.shape[-1],
@@ -90,7 +97,8 @@ class Codec:
         if num_quantizers is not None and not 1 <= num_quantizers <= codes.num_quantizers:
             raise ValueError(f"`num_quantizers` must lie in 1..{codes.num_quantizers}, got {num_quantizers}")
         audio_codes = codes.audio_codes[None, :num_quantizers].to(self.model.device)
-        return self.model.decode(audio_codes).audio_values[0, :, : codes.num_samples].float().cpu()
+        decode = self.model.decode_long if codes.seconds > LONG_SECONDS else self.model.decode
+        return decode(audio_codes).audio_values[0, :, : codes.num_samples].float().cpu()
 
 
 def load_codec(source: "str | os.PathLike | None" = None, device: str | None = None) -> Codec:

@@ -96,6 +96,23 @@ def test_length_that_no_frame_divides(tmp_path, model, capsys):
     assert soundfile.info(tmp_path / "out.wav").frames == soundfile.info(clip).frames
 
 
+def test_long_clips_go_through_in_windows(tmp_path, model, monkeypatch):
+    waveform = load_audio(write_noise(tmp_path / "clip.wav", seconds=3.01))
+    codec = load_codec(model)
+    whole = codec.encode(waveform)
+    audio = codec.decode(whole)
+    calls = []
+    for name in ("encode_long", "decode_long"):
+        original = getattr(codec.model, name)
+        monkeypatch.setattr(
+            codec.model, name, lambda *a, o=original, **k: calls.append(k) or o(*a, chunk_seconds=1, **k)
+        )
+    monkeypatch.setattr(inference, "LONG_SECONDS", 2.0)
+    windowed = codec.encode(waveform)
+    assert torch.equal(windowed.audio_codes, whole.audio_codes) and windowed.num_samples == whole.num_samples
+    assert torch.allclose(codec.decode(windowed), audio, atol=1e-5) and len(calls) == 2
+
+
 def test_num_quantizers(tmp_path, model, clip, capsys):
     codes = tmp_path / "c.safetensors"
     status, out, _ = run(capsys, "encode", clip, codes, "--model", model, "--num-quantizers", 3)
