@@ -56,6 +56,7 @@ class Fault:
     status: int | None = None  # answer this
     cut_after: int | None = None  # close the connection after so many bytes of the body
     delay: float = 0.0  # wait first
+    hang_up: str | None = None  # close the connection without an answer, "before" doing what was asked, or "after"
 
 
 class LoopbackHub:
@@ -98,7 +99,7 @@ class LoopbackHub:
         }
 
     def fail(self, method: str, pattern: str, times: int = 1, **what):
-        """`status=500` (the default), `cut_after=bytes` or `delay=seconds`; see [`Fault`]."""
+        """`status=500` (the default), `cut_after=bytes`, `delay=seconds` or `hang_up="before"`; see [`Fault`]."""
         if not what:
             what = {"status": 500}
         self.faults.append(Fault(method, pattern, times, **what))
@@ -135,6 +136,10 @@ def _git_oid(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
+def _oid(content: bytes, large: bool) -> str:
+    return hashlib.sha256(content).hexdigest() if large else _git_oid(content)
+
+
 class _Handler(BaseHTTPRequestHandler):
     hub: LoopbackHub
     protocol_version = "HTTP/1.1"
@@ -156,6 +161,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self, status: int, content: bytes = b"", headers: dict[str, str] | None = None, cut: int | None = None):
         self.hub.requests.append((self.command, self.path, status))
+        if self.hang_up:
+            self.close_connection = True
+            return
         self.send_response(status)
         for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
             self.send_header(name, value)
@@ -176,10 +184,12 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         path = unquote(url.path)
         fault = self.hub.take_fault(self.command, path)
-        self.cut = None
+        self.cut, self.hang_up = None, False
         if fault is not None:
             time.sleep(fault.delay)
-            self.cut = fault.cut_after
+            self.cut, self.hang_up = fault.cut_after, fault.hang_up is not None
+            if fault.hang_up == "before":
+                return self.answer(0)
             if fault.status is not None:
                 return self.json({"error": HTTPStatus(fault.status).phrase}, fault.status)
         for method, pattern, handler in _ROUTES:
@@ -219,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
             for file in json.loads(content)["files"]:
                 there = repository.files.get(file["path"])
                 mode = "lfs" if _is_large(file["path"], file["size"]) else "regular"
-                oid = None if there is None or mode == "lfs" else _git_oid(there)
+                oid = None if there is None else _oid(there, file["path"] in repository.large)
                 files.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
             self.json({"files": files})
 
@@ -354,7 +364,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.answer(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit[0]})
         data = commit[1][path]
         large = path in repository.large
-        etag = hashlib.sha256(data).hexdigest() if large else _git_oid(data)
+        etag = _oid(data, large)
         headers = {"X-Repo-Commit": commit[0], "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
         if large:
             headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data))}

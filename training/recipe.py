@@ -182,6 +182,8 @@ def _check_teachers(values: dict, path: Path):
 
 
 def _check_streaming(values: dict, path: Path):
+    if any(source.weight is not None for source in values["validation"]):
+        raise ValueError(f"{path}: `validation` takes no `weight`: its first clips are used")
     weights = [source.weight for source in values["train"]]
     if not values.get("streaming", False):
         if any(weight is not None for weight in weights):

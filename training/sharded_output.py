@@ -2,9 +2,9 @@
 What the scripts that turn a data set of audio into files of numbers share: rows, ranks, files that are whole or not there,
 resuming, the manifest.
 
-A data set is cut into files of the same number of clips; rank r of n takes the files r, r + n, ... Each file carries the
-settings it was made with, and a folder takes files of one kind of settings only. Ranks need not wait for each other: whoever
-finishes the last file writes the manifest.
+A data set is cut into files of the same number of clips, a streamed one into a file for each of its own; rank r of n takes
+the files r, r + n, ... Each file carries the settings it was made with, and a folder takes files of one kind of settings only.
+Ranks need not wait for each other: whoever finishes the last file writes the manifest.
 """
 
 import hashlib
@@ -12,8 +12,10 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -22,8 +24,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from hf_affectcodec.audio import AudioFileError, load_audio
+from hf_affectcodec.data.error_text import first_line
+from hf_affectcodec.data.streamed_clips import opened
+from hf_affectcodec.data.streaming import open_stream, source_files
 
 
 METADATA_KEY = b"hf_affectcodec"
@@ -41,6 +47,7 @@ class AudioRows:
         columns: Other columns that are wanted.
         config_name: Configuration of a set that has several.
         unique_names: Whether two clips of one name are an error.
+        revision: Branch, tag or commit of a Hub id.
 
     Attributes:
         names (`list[str]`): What each clip is called: its path in the data set, or its row.
@@ -58,11 +65,14 @@ class AudioRows:
         columns: Sequence[str] = (),
         config_name: str | None = None,
         unique_names: bool = True,
+        revision: str | None = None,
     ):
         if source.endswith(".parquet"):
+            if revision is not None:
+                raise ValueError("`revision` goes with a Hub id")
             rows = datasets.load_dataset("parquet", config_name, data_files={split.split("[")[0]: source}, split=split)
         else:
-            rows = datasets.load_dataset(source, config_name, split=split)
+            rows = datasets.load_dataset(source, config_name, split=split, revision=revision)
         wanted = list(dict.fromkeys([audio_column, *columns]))
         missing = sorted(set(wanted) - set(rows.column_names))
         if missing:
@@ -94,9 +104,7 @@ class AudioRows:
 
     def audio(self, first: int, last: int) -> list[tuple[str, "bytes | str | None"]]:
         """(name, content or path) of rows `first` to `last`; `None`: no audio."""
-        items = self._audio[first:last][self.audio_column].to_pylist()
-        items = [item or {"bytes": None, "path": None} for item in items]
-        contents = [item["path"] if item["bytes"] is None else item["bytes"] for item in items]
+        contents = _contents(self._audio[first:last][self.audio_column])
         return list(zip(self.names[first:last], contents, strict=True))
 
     def read(self, first: int, last: int, sampling_rate: int) -> Iterator[tuple[str, torch.Tensor, dict]]:
@@ -107,15 +115,125 @@ class AudioRows:
             yield name, decode_clip(name, content, sampling_rate), row
 
 
+def _contents(audio: pa.ChunkedArray) -> list["bytes | str | None"]:
+    """The bytes or, where they are elsewhere, the path of each clip; `None`: no audio."""
+    items = [item or {"bytes": None, "path": None} for item in audio.to_pylist()]
+    return [item["path"] if item["bytes"] is None else item["bytes"] for item in items]
+
+
+@dataclass
+class Window:
+    """
+    Some rows, one after another.
+
+    Attributes:
+        first: Number of the first.
+        clips: (name, content) of each; the content is bytes, a path, a URL, or `None` where there is no audio.
+        columns: The wanted columns.
+    """
+
+    first: int
+    clips: list[tuple[str, "bytes | str | None"]]
+    columns: pa.Table
+
+
+class RowFiles:
+    """
+    What each file is made of: the same number of rows of an [`AudioRows`].
+
+    Attributes:
+        count (`int`): Files.
+        sizes (`list[int] | None`): Rows of each, where that is known beforehand.
+        features (`datasets.Features`): Types of the wanted columns.
+        identity (`dict`): What tells the corpus from others, fit for JSON.
+    """
+
+    def __init__(self, rows: AudioRows, shard_clips: int):
+        self.rows, self.shard_clips = rows, shard_clips
+        self.count = -(-len(rows) // shard_clips)
+        self.sizes = [min(shard_clips, len(rows) - index * shard_clips) for index in range(self.count)]
+        self.features = rows.features
+        self.identity = {"clips": len(rows), "names_sha256": sha256_of_names(rows.names), "shard_clips": shard_clips}
+
+    def windows(self, index: int, size: int) -> Iterator[Window]:
+        """The rows of file `index`, at most `size` at a time."""
+        begin = index * self.shard_clips
+        end = begin + self.sizes[index]
+        for first in range(begin, end, size):
+            last = min(first + size, end)
+            yield Window(first, self.rows.audio(first, last), self.rows.table(first, last))
+
+
+class StreamedRowFiles:
+    """
+    The same of a data set that is read from where it is: a file for each of its own (Parquet file, tar).
+
+    Rows are counted within their file. The identity has the names of the source's files, and the commit that a Hub id had
+    when this was made, which is also what is read, so that a data set may change in the meantime.
+
+    Args:
+        source, split, audio_column, columns, config_name, revision: As [`AudioRows`] takes them; streams have no slices.
+
+    Raises:
+        ValueError: No such source, split or column; or types of columns that its files do not declare.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        split: str,
+        audio_column: str = "audio",
+        columns: Sequence[str] = (),
+        config_name: str | None = None,
+        revision: str | None = None,
+    ):
+        files = source_files(source, split, config_name, revision)
+        commits = sorted({match[1] for file in files if (match := re.match(r"hf://datasets/[^@]+@([^/]+)/", file))})
+        column_map = {"audio": audio_column, **{f"column {column}": column for column in columns}}
+        self._rows = open_stream(source, split, column_map, config_name, commits[0] if commits else revision)
+        if columns and self._rows.features is None:
+            raise ValueError(f"`source` = {source!r} does not declare the types of its columns, so none can be kept")
+        self.audio_column, self.columns = audio_column, list(columns)
+        self.count, self.sizes = self._rows.num_shards, None
+        self.features = datasets.Features({column: self._rows.features[column] for column in columns})
+        self.identity = {"commit": commits[0] if commits else None, "files": self.count}
+        self.identity["files_sha256"] = sha256_of_names(files)
+
+    def windows(self, index: int, size: int) -> Iterator[Window]:
+        """
+        The rows of file `index`, at most `size` at a time.
+
+        Raises:
+            ConnectionError: It could not be fetched.
+        """
+        first = 0
+        try:
+            # `iter`, because `for` gives rows; in arrow, because kept columns go on as they are
+            for table in self._rows.shard(self.count, index).with_format("arrow").iter(size):
+                contents = _contents(table[self.audio_column])
+                paths = pc.struct_field(table[self.audio_column], "path").to_pylist()
+                names = [path or f"file {index}, row {first + offset}" for offset, path in enumerate(paths)]
+                yield Window(first, list(zip(names, contents, strict=True)), table.select(self.columns))
+                first += len(table)
+        except (HfHubHTTPError, HTTPError) as error:
+            raise ConnectionError(
+                f"file {index} of the source could not be fetched ({first_line(error)}); run it again to go on"
+            ) from error
+
+
 def decode_clip(name: str, content: "bytes | str | None", sampling_rate: int) -> torch.Tensor:
     """
     Waveform [T] at `sampling_rate` of what [`AudioRows.audio`] gives.
 
     Raises:
         AudioFileError: It cannot be read.
+        ConnectionError: It is remote and could not be fetched.
     """
     if content is None:
         raise AudioFileError(f"{name}: no audio")
+    if isinstance(content, str) and "://" in content:
+        with opened(content, name) as file:
+            return load_audio(file, sampling_rate, name=name)[0]
     return load_audio(content, sampling_rate, name=name)[0]
 
 
@@ -153,8 +271,12 @@ def plan_files(output_dir: Path, stem: str, settings: dict, num_clips: int, shar
     """
     if not num_clips:
         raise ValueError("`rows` is empty")
+    return plan_count(output_dir, stem, settings, -(-num_clips // shard_clips))
+
+
+def plan_count(output_dir: Path, stem: str, settings: dict, count: int) -> list[Path]:
+    """As [`plan_files`], for a number of files."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    count = -(-num_clips // shard_clips)
     paths = [output_dir / f"{stem}-{index:05d}-of-{count:05d}.parquet" for index in range(count)]
     strangers = sorted(path.name for path in set(output_dir.glob("*.parquet")) - set(paths))
     if strangers:
@@ -163,7 +285,10 @@ def plan_files(output_dir: Path, stem: str, settings: dict, num_clips: int, shar
         theirs = read_footer(path)["settings"]
         for key, value in settings.items():
             if theirs.get(key) != value:
-                raise ValueError(f"`output_dir`: {path} was made with another {key}: name another folder or remove it")
+                was = f" ({theirs[key]})" if isinstance(theirs.get(key), str) else ""
+                raise ValueError(
+                    f"`output_dir`: {path} was made with another {key}{was}: name another folder or remove it"
+                )
     return paths
 
 

@@ -22,6 +22,10 @@ so that `model.decode(torch.tensor(row["audio_codes"])[None])` is the waveform, 
 `manifest.json`, written last, holds what produced it: model, revision, SHA-256 of the weights, rates, codebooks, versions of
 the libraries, every clip that was left out and why.
 
+`--streaming` reads a corpus from where it is (the Hub, or Parquet files larger than this disk would hold twice), without
+downloading it first: each of its files becomes a file of codes, `row` counts within it, and the commit of a Hub id is held
+to. There must be as many files as processes, and an audio folder is one file.
+
 A file appears whole or not at all. Run the command again and it goes on with the files that are missing; with nothing missing it
 writes nothing. Another model, corpus or option is refused. On several ranks (`torchrun --nproc_per_node N` on machines without
 accelerator, `accelerate launch` elsewhere, any number of nodes on one file system) each takes every n-th file, and the result
@@ -37,8 +41,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,12 +53,14 @@ import torch
 import yaml
 from sharded_output import (
     AudioRows,
+    RowFiles,
+    StreamedRowFiles,
+    Window,
     decode_clip,
     library_versions,
-    plan_files,
+    plan_count,
     process_state,
     read_footer,
-    sha256_of_names,
     write_file,
     write_manifest,
 )
@@ -230,26 +236,48 @@ def batches(lengths: Sequence[int], most: float) -> list[list[int]]:
     return groups
 
 
-def decode_window(rows: AudioRows, first: int, last: int, corpus_codec: CorpusCodec, pool: ThreadPoolExecutor) -> list:
-    """Futures of the waveforms [T] of rows `first` to `last`."""
+def decode(name: str, content: "bytes | str | None", corpus_codec: CorpusCodec) -> torch.Tensor:
+    """
+    The waveform [T] of a clip.
+
+    Raises:
+        AudioFileError: It cannot be read, or has less than a frame.
+    """
     rate, hop_length = corpus_codec.sampling_rate, corpus_codec.hop_length
+    waveform = decode_clip(name, content, rate)
+    if len(waveform) < hop_length:
+        raise AudioFileError(f"{name}: {len(waveform)} samples at {rate} Hz, fewer than one frame ({hop_length})")
+    return waveform
 
-    def decode(name, content):
-        waveform = decode_clip(name, content, rate)
-        if len(waveform) < hop_length:
-            raise AudioFileError(f"{name}: {len(waveform)} samples at {rate} Hz, fewer than one frame ({hop_length})")
-        return waveform
 
-    return [pool.submit(decode, name, content) for name, content in rows.audio(first, last)]
+def read_windows(
+    files: "RowFiles | StreamedRowFiles", todo: Sequence[int], corpus_codec: CorpusCodec, decode_threads: int
+) -> Iterator[tuple[int, Window | None, list[Future]]]:
+    """
+    For each file to make: its windows of rows with futures of their waveforms, then `None`. While the model is busy with
+    one, the next is read and decoded.
+    """
+
+    def windows():
+        for index in todo:
+            for window in files.windows(index, WINDOW_CLIPS):
+                yield index, window, [pool.submit(decode, *clip, corpus_codec) for clip in window.clips]
+            yield index, None, []
+
+    with ThreadPoolExecutor(decode_threads) as pool, ThreadPoolExecutor(1) as reader:
+        iterator = windows()
+        ahead = reader.submit(next, iterator, None)
+        while (item := ahead.result()) is not None:
+            ahead = reader.submit(next, iterator, None)
+            yield item
 
 
 def tokenize(
-    rows: AudioRows,
+    files: "RowFiles | StreamedRowFiles",
     corpus_codec: CorpusCodec,
     output_dir: Path,
     settings: dict,
     keep: dict[str, str] | None = None,
-    shard_clips: int = 1000,
     max_skipped: float = 0.1,
     decode_threads: int = 1,
     rank: int = 0,
@@ -260,12 +288,11 @@ def tokenize(
     Writes this rank's missing files of codes, and the manifest if all ranks' are there.
 
     Args:
-        rows ([`AudioRows`]): The corpus.
+        files ([`RowFiles`] or [`StreamedRowFiles`]): The corpus, and how it is cut.
         corpus_codec ([`CorpusCodec`]): What encodes.
         output_dir (`Path`): Folder to write to.
         settings (`dict`): What else the result depends on (source, split, columns), fit for JSON.
-        keep (`dict[str, str]`, *optional*): Columns to keep, our name to that of `rows`.
-        shard_clips (`int`, *optional*, defaults to 1000): Clips a file.
+        keep (`dict[str, str]`, *optional*): Columns to keep, our name to that of `files`.
         max_skipped (`float`, *optional*, defaults to 0.1): Share of a file's clips that may be unreadable.
         decode_threads (`int`, *optional*, defaults to 1): Threads that decode audio beside the model.
         rank, world_size (`int`): This process and how many there are.
@@ -275,48 +302,38 @@ def tokenize(
         `tuple[dict | None, Work]`: The manifest, or `None` while files of other ranks are missing; and what this run did.
 
     Raises:
-        ValueError: The folder holds codes of other settings, too many clips cannot be read, or there are no rows.
+        ValueError: The folder holds codes of other settings, too many clips cannot be read, there are no rows, or fewer
+            files than processes, when they are streamed.
+        ConnectionError: A remote clip could not be fetched; what was finished is kept.
     """
     keep, work = keep or {}, Work()
-    settings = {
-        **settings,
-        "keep": keep,
-        "clips": len(rows),
-        "names_sha256": sha256_of_names(rows.names),
-        "shard_clips": shard_clips,
-        "model": corpus_codec.description,
-    }
+    if not files.count:
+        raise ValueError("`rows` is empty")
+    if files.sizes is None and files.count < world_size:
+        raise ValueError(
+            f"`--streaming` deals out whole files: {files.count} of the source are too few for {world_size} processes"
+        )
+    settings = {**settings, "keep": keep, **files.identity, "model": corpus_codec.description}
     settings = json.loads(json.dumps(settings))  # as it reads back: tuples are lists
     output_dir = Path(output_dir)
-    paths = plan_files(output_dir, "codes", settings, len(rows), shard_clips)
-    mine = range(rank, len(paths), world_size)
-    todo = [index for index in mine if not paths[index].exists()]
-    spans = {index: (index * shard_clips, min((index + 1) * shard_clips, len(rows))) for index in mine}
-    windows = [
-        (index, first, min(first + WINDOW_CLIPS, spans[index][1]))
-        for index in todo
-        for first in range(*spans[index], WINDOW_CLIPS)
-    ]
-    sizes = {index: last - first for index, (first, last) in spans.items()}
+    paths = plan_count(output_dir, "codes", settings, files.count)
+    todo = [index for index in range(rank, files.count, world_size) if not paths[index].exists()]
     bar = tqdm(
-        total=sum(sizes.values()),
-        initial=sum(size for index, size in sizes.items() if index not in todo),
+        total=None if files.sizes is None else sum(files.sizes[index] for index in todo),
         desc=f"codes (rank {rank} of {world_size})",
         unit="clip",
         disable=not progress,
     )
     started = time.perf_counter()
-    with bar, ThreadPoolExecutor(decode_threads) as pool:
-        ahead, coded = None, []
-        for position, (index, first, last) in enumerate(windows):
-            current = ahead or decode_window(rows, first, last, corpus_codec, pool)
-            # the next window is decoded while the model is busy with this one
-            following = windows[position + 1 : position + 2]
-            ahead = decode_window(rows, *following[0][1:], corpus_codec, pool) if following else None
-            coded += encode_window(rows, corpus_codec, first, current, work, bar)
-            if last == spans[index][1]:
-                write_codes(paths[index], rows, corpus_codec, keep, settings, spans[index], coded, max_skipped)
-                coded = []
+    items, tables = [], []
+    with bar:
+        for index, window, waveforms in read_windows(files, todo, corpus_codec, decode_threads):
+            if window is not None:
+                items += encode_window(window, waveforms, corpus_codec, work, bar)
+                tables.append(window.columns)
+                continue
+            write_codes(paths[index], files, corpus_codec, keep, settings, items, tables, max_skipped)
+            items, tables = [], []
             work.seconds = time.perf_counter() - started
             bar.set_postfix_str(f"{work.hours_per_hour:.0f} h/h", refresh=False)
     if not all(path.exists() for path in paths):
@@ -327,17 +344,17 @@ def tokenize(
 
 
 def encode_window(
-    rows: AudioRows, corpus_codec: CorpusCodec, first: int, futures: list, work: Work, bar
+    window: Window, futures: list[Future], corpus_codec: CorpusCodec, work: Work, bar: tqdm
 ) -> list[dict]:
-    """For each clip from row `first` on: its row with `num_samples` and `audio_codes` [Q, F], or with `skipped`, the reason."""
-    items = [{"row": first + offset} for offset in range(len(futures))]
+    """For each clip: `name`, `row`, and `num_samples` and `audio_codes` [Q, F], or `skipped`, the reason."""
+    items = [{"name": name, "row": window.first + offset} for offset, (name, _) in enumerate(window.clips)]
     waveforms = {}
     for offset, future in enumerate(futures):
         try:
             waveforms[offset] = future.result()
         except AudioFileError as error:
             items[offset]["skipped"] = str(error)
-            work.skipped.append({"name": rows.names[first + offset], **items[offset]})
+            work.skipped.append(items[offset])
             tqdm.write(f"skipped: {error}", file=sys.stderr)
             bar.update()
     offsets = list(waveforms)
@@ -355,31 +372,23 @@ def encode_window(
 
 def write_codes(
     path: Path,
-    rows: AudioRows,
+    files: "RowFiles | StreamedRowFiles",
     corpus_codec: CorpusCodec,
     keep: dict[str, str],
     settings: dict,
-    span: tuple[int, int],
     items: list[dict],
+    tables: list[pa.Table],
     max_skipped: float,
 ):
-    """One file, from what [`encode_window`] gave for the rows of `span`."""
-    skipped = [{"name": rows.names[item["row"]], **item} for item in items if "skipped" in item]
+    """One file, from what [`encode_window`] gave for its windows and their wanted columns."""
+    skipped = [item for item in items if "skipped" in item]
     if len(skipped) > max_skipped * len(items):
         raise ValueError(
             f"`--max-skipped`: {len(skipped)} of {len(items)} clips of {path.name} cannot be read, {skipped[0]['skipped']}"
         )
-    items = [item for item in items if "skipped" not in item]
-    kept = rows.table(*span).take(pa.array([item["row"] - span[0] for item in items], pa.int64())) if keep else None
+    chosen = [index for index, item in enumerate(items) if "skipped" not in item]
+    items = [items[index] for index in chosen]
     codes = [item["audio_codes"] for item in items]
-    columns = {
-        "name": pa.array([rows.names[item["row"]] for item in items], pa.string()),
-        "row": pa.array([item["row"] for item in items], pa.int64()),
-        "num_samples": pa.array([item["num_samples"] for item in items], pa.int64()),
-        "num_frames": pa.array([item.shape[1] for item in codes], pa.int32()),
-        "audio_codes": codes_column(codes, corpus_codec.dtype),
-        **{ours: kept[theirs] for ours, theirs in keep.items()},
-    }
     features = datasets.Features(
         {
             "name": datasets.Value("string"),
@@ -387,9 +396,21 @@ def write_codes(
             "num_samples": datasets.Value("int64"),
             "num_frames": datasets.Value("int32"),
             "audio_codes": datasets.List(datasets.List(datasets.Value(corpus_codec.dtype.name))),
-            **{ours: rows.features[theirs] for ours, theirs in keep.items()},
+            **{ours: files.features[theirs] for ours, theirs in keep.items()},
         }
     )
+    columns = {
+        "name": pa.array([item["name"] for item in items], pa.string()),
+        "row": pa.array([item["row"] for item in items], pa.int64()),
+        "num_samples": pa.array([item["num_samples"] for item in items], pa.int64()),
+        "num_frames": pa.array([item.shape[1] for item in codes], pa.int32()),
+        "audio_codes": codes_column(codes, corpus_codec.dtype),
+    }
+    if tables and keep:
+        kept = pa.concat_tables(tables).take(pa.array(chosen, pa.int64()))
+        columns |= {ours: kept[theirs] for ours, theirs in keep.items()}
+    elif keep:  # a source file without rows
+        columns |= {ours: pa.array([], features.arrow_schema.field(ours).type) for ours in keep}
     # with the features in its metadata, `datasets` reads back what arrow has no word for: names of classes
     table = pa.table(columns).replace_schema_metadata(features.arrow_schema.metadata)
     footer = {
@@ -457,6 +478,8 @@ def parse_arguments(arguments=None):
     parser.add_argument("--source", required=True, help="Hub id, folder, or Parquet files (*.parquet)")
     parser.add_argument("--split", default="train", help="split, in `datasets` syntax")
     parser.add_argument("--config-name", default=None, help="configuration of a data set that has several")
+    parser.add_argument("--source-revision", default=None, help="branch, tag or commit of a Hub id (default: main)")
+    parser.add_argument("--streaming", action="store_true", help="read it from where it is, file by file")
     parser.add_argument("--audio-column", default="audio")
     parser.add_argument("--keep", nargs="+", default=[], metavar="COLUMN", help="COLUMN or NAME=COLUMN, any number")
     parser.add_argument("--model", default=None, help="Hub id or folder (default: the shipped checkpoint)")
@@ -466,7 +489,12 @@ def parse_arguments(arguments=None):
         "--encode", nargs="+", default=[], metavar="KEY=VALUE", help="arguments of the model's `encode`"
     )
     parser.add_argument("--output-dir", required=True, type=Path)
-    parser.add_argument("--shard-clips", type=int, default=1000, help="clips a file, the unit of resuming")
+    parser.add_argument(
+        "--shard-clips",
+        type=int,
+        default=None,
+        help="clips a file, the unit of resuming (default: 1000; with --streaming a file is a file of the source)",
+    )
     parser.add_argument(
         "--batch-seconds", type=float, default=None, help="padded seconds a batch (default: 20; 0: one clip)"
     )
@@ -479,9 +507,12 @@ def parse_arguments(arguments=None):
 
 def main(arguments=None):
     options = parse_arguments(arguments)
-    for name in ("shard_clips", "decode_threads"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"`--{name.replace('_', '-')}` must be at least 1, got {getattr(options, name)}")
+    if options.streaming and options.shard_clips is not None:
+        raise ValueError("`--shard-clips` does not go with `--streaming`: each file of the source gives a file")
+    shard_clips = 1000 if options.shard_clips is None else options.shard_clips
+    for name, value in (("--shard-clips", shard_clips), ("--decode-threads", options.decode_threads)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value}")
     if options.batch_seconds is not None and not (options.batch_seconds >= 0 and math.isfinite(options.batch_seconds)):
         raise ValueError(f"`--batch-seconds` must be at least 0, got {options.batch_seconds}")
     keep, encode_arguments = parse_keep(options.keep), parse_encode(options.encode)
@@ -495,14 +526,18 @@ def main(arguments=None):
         state.device,
         options.trust_remote_code,
     )
-    rows = AudioRows(
-        options.source,
-        options.split,
-        options.audio_column,
-        list(keep.values()),
-        options.config_name,
-        unique_names=False,
-    )
+    corpus = {
+        "source": options.source,
+        "split": options.split,
+        "audio_column": options.audio_column,
+        "columns": list(keep.values()),
+        "config_name": options.config_name,
+        "revision": options.source_revision,
+    }
+    if options.streaming:
+        files = StreamedRowFiles(**corpus)
+    else:
+        files = RowFiles(AudioRows(**corpus, unique_names=False), shard_clips)
     settings = {
         "source": options.source,
         "split": options.split,
@@ -510,12 +545,11 @@ def main(arguments=None):
         "audio_column": options.audio_column,
     }
     manifest, work = tokenize(
-        rows,
+        files,
         corpus_codec,
         options.output_dir,
         settings,
         keep,
-        options.shard_clips,
         options.max_skipped,
         options.decode_threads,
         state.process_index,
@@ -528,7 +562,7 @@ def main(arguments=None):
     )
     if manifest is not None:
         hours = sum(shard["seconds"] for shard in manifest["shards"]) / 3600
-        written = manifest["clips"] - manifest["num_skipped"]
+        written = sum(shard["clips"] for shard in manifest["shards"])
         print(f"{options.output_dir}: {written} clips, {hours:.2f} h, {manifest['num_skipped']} skipped")
     state.destroy_process_group()
 

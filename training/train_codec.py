@@ -36,6 +36,7 @@ from hf_affectcodec import (
 )
 from hf_affectcodec.data.clips import RandomCrops, load_clips
 from hf_affectcodec.data.streaming import StreamedCrops, load_first_clips
+from hf_affectcodec.hub import push_run
 from hf_affectcodec.metrics.codebook_usage import codebook_usage
 
 
@@ -54,6 +55,9 @@ def parse_arguments(arguments=None):
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output-dir")
     parser.add_argument("--max-minutes", type=float, default=None, help="write a checkpoint and stop after this time")
     parser.add_argument("--stop-at", type=int, default=None, metavar="STEP", help="write a checkpoint and stop there")
+    parser.add_argument(
+        "--push-to-hub", default=None, metavar="ORG/NAME", help="upload what the run leaves to a private repository"
+    )
     parser.add_argument(
         "--report-to", nargs="*", default=[], choices=["trackio", "tensorboard"], help="trackers beside log.jsonl"
     )
@@ -395,6 +399,11 @@ def main(arguments=None):
     if trainer.accelerator.is_main_process:
         save_models(trainer, args.output_dir)
         draw_loss_curves(args.output_dir / "log.jsonl", args.output_dir / "loss_curves.png")
+        if args.push_to_hub is not None:
+            try:
+                logger.info(f"pushed: {push_run(args.output_dir, args.push_to_hub)}")
+            except ConnectionError as error:
+                raise SystemExit(f"--push-to-hub: {error}; `python -m hf_affectcodec.hub push` tries again") from error
 
 
 if __name__ == "__main__":

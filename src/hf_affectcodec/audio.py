@@ -39,10 +39,24 @@ WRITE_FORMATS = {
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; a header that says anything else is broken, and resampling it explodes
 
 _BLOCK = 1 << 20  # samples, all channels counted, decoded at a time
+_MP3_FORMATS = ("MP3", "MPEG")  # libsndfile's names
+# Seconds of an MP3 decoded before a crop and dropped: its frames lean on bits of those before, up to 511 bytes back, which
+# is ten frames of the thinnest stream; a decoder that starts at the crop makes silence of them.
+_MP3_RUN_UP = 0.5
 _LOWPASS_WIDTH, _ROLLOFF = 6, 0.99  # the defaults of torchaudio.functional.resample
 _MAX_KERNEL = 1 << 21  # taps; above it torchaudio's kernel table (one row per phase) costs more than the audio
 _STREAMED = 0x7FFF_F000  # RIFF data sizes from here up mean "written to a pipe, length unknown" (sox, ffmpeg)
 _W64_GUID = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
+
+
+class _SequentialFile(soundfile.SoundFile):
+    """
+    Reads on where it stopped. soundfile seeks to there after each read, which empties an MP3 decoder of the bits that its
+    next frames lean on: each block would begin with a gap.
+    """
+
+    def seekable(self) -> bool:
+        return False
 
 
 class AudioFileError(ValueError):
@@ -66,7 +80,8 @@ def load_audio(
     Args:
         source (`str`, `os.PathLike`, `bytes` or binary file): The file, its content, or an open binary file.
         sampling_rate (`int`, *optional*, defaults to 16000): Rate of the result in Hz.
-        start (`float`, *optional*): First second wanted; the file is sought, not decoded from the beginning.
+        start (`float`, *optional*): First second wanted; the file is sought, not decoded from the beginning (an MP3 from
+            half a second earlier).
         stop (`float`, *optional*): Second to stop before; past the end of the file it means the end.
         name (`str`, *optional*): What to call `bytes` or a nameless file in errors.
 
@@ -89,7 +104,7 @@ def load_audio(
         head = file.read(64)
         if not head:
             raise AudioFileError(f"{label}: empty file")
-        _check_complete(file, label)
+        check_complete(file, label)
         if _is_for_torchcodec(head):
             waveform, rate = _decode_with_torchcodec(file, label)
             begin, total = 0, len(waveform)
@@ -236,19 +251,38 @@ def _opened(source: "str | os.PathLike | bytes | BinaryIO", name: str | None) ->
                 yield file, label
             else:
                 yield io.BytesIO(file.read()), label
-    elif hasattr(source, "read"):
-        label = name or str(getattr(source, "name", "<file>"))
-        if isinstance(source.read(0), str):
+    else:
+        label = name or _name_of(source)
+        try:
+            is_text = isinstance(source.read(0), str)
+        except AttributeError as error:
+            kind = type(source).__name__
+            raise ValueError(f"`source` must be a path, bytes or a binary file, got {kind}") from error
+        if is_text:
             raise ValueError(f"`source` must be open in binary mode, {label} is open as text")
         file = source if source.seekable() else io.BytesIO(source.read())
         file.seek(0)
         yield file, label
-    else:
-        raise ValueError(f"`source` must be a path, bytes or a binary file, got {type(source).__name__}")
 
 
-def _check_complete(file: BinaryIO, label: str) -> None:
-    """Compares what the container declares with the bytes there are: libsndfile quietly reads what is left."""
+def _name_of(file: BinaryIO) -> str:
+    try:
+        return str(file.name)
+    except AttributeError:  # `BytesIO` and others have none
+        return "<file>"
+
+
+def check_complete(file: BinaryIO, label: str) -> None:
+    """
+    Compares what the container declares with the bytes there are: libsndfile quietly reads what is left.
+
+    Args:
+        file (binary file): Seekable; left at its start.
+        label (`str`): What to call it in errors.
+
+    Raises:
+        `AudioFileError`: it is shorter than it declares.
+    """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     magic = file.read(4)
@@ -274,6 +308,30 @@ def _check_complete(file: BinaryIO, label: str) -> None:
     file.seek(0)
     if end > size:
         raise AudioFileError(f"{label}: truncated ({size} bytes, its header declares at least {end})")
+
+
+def declared_length(file: BinaryIO) -> tuple[int, int] | None:
+    """
+    Length and rate of a file by its header alone.
+
+    Args:
+        file (binary file): Seekable, at its start.
+
+    Returns:
+        `tuple[int, int]`: Samples and their rate in Hz; `None` where only decoding tells (a file that libsndfile cannot
+        read, an MP3 whose first frame does not say how many follow), or the file is no audio.
+    """
+    try:
+        with soundfile.SoundFile(_unnamed(file)) as sound:
+            length, rate, container = sound.frames, sound.samplerate, sound.format
+    except soundfile.SoundFileError:
+        return None
+    return None if container in _MP3_FORMATS and not _has_xing(file) else (length, rate)
+
+
+def _unnamed(file: BinaryIO) -> SimpleNamespace:
+    """The file without its name, as soundfile takes a name in .raw for headerless samples."""
+    return SimpleNamespace(seek=file.seek, tell=file.tell, read=file.read)
 
 
 def _chunk_end(file: BinaryIO, size: int, wanted: bytes, order: str) -> int:
@@ -399,17 +457,20 @@ def _decode_with_soundfile(
     file: BinaryIO, label: str, sampling_rate: int, start: float | None, stop: float | None
 ) -> tuple[np.ndarray, int, int, int]:
     """Returns mono `[T]` around the wanted part, its rate, the index of its first sample, and the file's length."""
-    # without its name, as soundfile takes a name in .raw for headerless samples
-    unnamed = SimpleNamespace(seek=file.seek, tell=file.tell, read=file.read)
     try:
-        with soundfile.SoundFile(unnamed) as sound:
-            rate = sound.samplerate
+        # without its Xing frame an MP3's length is a guess; with it, it may be off by the encoder's padding
+        mp3_slack = 2304 if _has_xing(file) else math.inf
+        with _SequentialFile(_unnamed(file)) as sound:
+            rate, is_mp3 = sound.samplerate, sound.format in _MP3_FORMATS
             _check_file_rate(rate, label)
             begin, end = _source_range(rate, sampling_rate, start, stop)
-            if start is not None and begin < sound.frames:
-                sound.seek(begin)
-            elif start is not None:
+            if begin >= sound.frames:
                 return np.zeros(0, np.float32), rate, 0, sound.frames
+            if begin:
+                run_up = min(round(_MP3_RUN_UP * rate), begin) if is_mp3 else 0
+                sound.seek(begin - run_up)
+                if run_up:
+                    sound.read(run_up)
             blocks, count, wanted = [], 0, math.inf if end is None else end - begin
             while count < wanted:
                 block = sound.read(
@@ -419,9 +480,7 @@ def _decode_with_soundfile(
                     break
                 blocks.append(block.mean(1) if sound.channels > 1 else block[:, 0])
                 count += len(block)
-            total = sound.frames
-            # without a Xing header an MP3's length is an estimate; with one it may be off by the encoder's padding
-            slack = (math.inf if not _has_xing(file) else 2304) if sound.format in ("MP3", "MPEG") else 0
+            total, slack = sound.frames, mp3_slack if is_mp3 else 0
     except soundfile.SoundFileError as error:
         raise AudioFileError(f"{label}: not audio, or damaged ({_reason(error)})") from error
     if begin + count < min(total, math.inf if end is None else end) - slack:
@@ -431,6 +490,7 @@ def _decode_with_soundfile(
 
 
 def _has_xing(file: BinaryIO) -> bool:
+    """Whether an MP3 begins with the frame that says how many there are; leaves the file at its start."""
     file.seek(0)
     head = file.read(10)
     size = 0
@@ -438,6 +498,7 @@ def _has_xing(file: BinaryIO) -> bool:
         size = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
     file.seek(size)
     frame = file.read(256)
+    file.seek(0)
     return b"Xing" in frame or b"Info" in frame
 
 

@@ -7,7 +7,12 @@ Hub repositories: the folder that is uploaded, its card, its checks.
     python -m hf_affectcodec.hub stage RUN/model STAGED --overwrite ... --results RESULTS/table.json --repo-id ORG/NAME ...
 
 The first call stages everything but the card, so that what is measured is what is published (weights rounded to float16
-are other weights). The last one adds the card, and refuses results that were measured on other weights.
+are other weights). The last one adds the card, and refuses results that were measured on other weights. Models of other
+families go by [`stage_model`] and [`model_card`].
+
+    python -m hf_affectcodec.hub push RUN ORG/NAME
+
+uploads a run as it stands to a private repository.
 """
 
 import argparse
@@ -17,7 +22,6 @@ import math
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,30 +34,23 @@ import torch
 import yaml
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
-from transformers import AutoModel
 
-from .modeling.configuration_affectcodec import AffectCodecConfig
-from .modeling.configuration_affectcodec_discriminator import AffectCodecDiscriminatorConfig
+from .data.corpora import find_corpus
+from .data.error_text import first_line
 from .modeling.feature_extraction_affectcodec import AffectCodecFeatureExtractor
 from .modeling.modeling_affectcodec import AffectCodecModel
 from .modeling.modeling_affectcodec_discriminator import AffectCodecDiscriminator
+from .remote_code import (
+    check_loads_the_same,
+    load_complete,
+    model_classes,
+    remote_code_export,
+    save_folder,
+    save_with_code,
+)
 
 
 SUMS_FILE = "SHA256SUMS"
-# Every Auto class that a stranger may use -> the class of ours, as `auto_map` spells it.
-CODEC_AUTO_MAP = {
-    "AutoConfig": "configuration_affectcodec.AffectCodecConfig",
-    "AutoFeatureExtractor": "feature_extraction_affectcodec.AffectCodecFeatureExtractor",
-    "AutoModel": "modeling_affectcodec.AffectCodecModel",
-    "AutoModelForAudioTokenization": "modeling_affectcodec.AffectCodecModel",
-}
-REMOTE_CODE_CLASSES = {
-    AffectCodecConfig: "AutoConfig",
-    AffectCodecFeatureExtractor: "AutoFeatureExtractor",
-    AffectCodecModel: "AutoModel",
-    AffectCodecDiscriminatorConfig: "AutoConfig",
-    AffectCodecDiscriminator: "AutoModel",
-}
 TASK = "audio-to-audio"
 
 
@@ -69,6 +66,8 @@ class CardValues:
         num_voices (`int`): Voices in it.
         languages (`tuple[str]`): Language codes of the training data.
         teachers (`dict[str, str]`, *optional*): Each teacher that it was trained with, and the licence of its weights.
+        corpora (`tuple[str]`, *optional*): What it was trained on, by the names of the catalogue, which has their licences.
+        license (`str`, *optional*): Licence of the weights, as the Hub spells it.
         course (`str`, *optional*): How the run went where its recipe alone would mislead (values changed on the way).
         dataset (`str`, *optional*): Name of the data of the results, as `model-index` spells it.
         dataset_name (`str`, *optional*): The same, for people.
@@ -81,78 +80,33 @@ class CardValues:
     num_voices: int
     languages: tuple[str, ...]
     teachers: dict[str, str] = field(default_factory=dict)
+    corpora: tuple[str, ...] = ("open-prompts",)
+    license: str = "cc-by-sa-3.0"
     course: str = ""
     dataset: str = "open-prompts"
     dataset_name: str = "Asterisk core prompts (en, es, fr, it, ru)"
     dataset_split: str = "test"
 
     def __post_init__(self):
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo_id):
-            raise ValueError(f"`repo_id` must look like org/name, got {self.repo_id!r}")
-        for name in ("hardware", "languages", "dataset", "dataset_name", "dataset_split"):
+        _check_repo_id(self.repo_id)
+        for name in ("hardware", "languages", "corpora", "license", "dataset", "dataset_name", "dataset_split"):
             if not getattr(self, name):
                 raise ValueError(f"`{name}` is empty; the card prints no blanks")
         for name in ("train_minutes", "num_voices"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)!r}")
+        unlicensed = [name for name in self.corpora if find_corpus(name).license is None]
+        if unlicensed:
+            raise ValueError(
+                f"`corpora`: the licence of {unlicensed[0]!r} is not known, so nothing trained on it is published"
+            )
 
 
 # ----- weights and code
 
 
-def half_state_dict(model) -> dict[str, torch.Tensor]:
-    """The state dict with floating tensors in float16, but for those that hold values which float16 cannot."""
-    state_dict = {}
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point():
-            half = tensor.half()
-            tensor = half if torch.isfinite(half).all() else tensor
-        state_dict[name] = tensor
-    return state_dict
-
-
-@contextmanager
-def _remote_code_export() -> Iterator[None]:
-    """Inside, `save_pretrained` also copies the code. Registering is for the process, so it is taken back."""
-    for cls, auto_class in REMOTE_CODE_CLASSES.items():
-        cls.register_for_auto_class(auto_class)
-    try:
-        yield
-    finally:
-        for cls in REMOTE_CODE_CLASSES:
-            cls._auto_class = None
-
-
-def _save(model, folder: Path, half: bool):
-    if half:
-        # The file holds float16; `config.dtype` stays that of the model, and is what it will be loaded in.
-        model.save_pretrained(folder, state_dict=half_state_dict(model))
-    else:
-        model.save_pretrained(folder)
-
-
-def _load(cls, folder, argument: str, **options):
-    """In float32, complete and finite, or a ValueError that names the argument."""
-    where = f"`{argument}` {str(folder)!r}"
-    if not (Path(folder) / "config.json").is_file():
-        raise ValueError(f"{where} must be a folder with config.json and model.safetensors")
-    try:
-        model, info = cls.from_pretrained(folder, output_loading_info=True, **options)
-    except (ValueError, RuntimeError, OSError) as error:
-        raise ValueError(f"{where} cannot be loaded: {' '.join(str(error).split())}") from error
-    wrong = sorted(info["missing_keys"]) + sorted(info["unexpected_keys"])
-    if wrong:
-        raise ValueError(f"{where} lacks weights or has others, {wrong[0]!r} for one")
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and tensor.dtype != torch.float32:
-            raise ValueError(f"{where} loads {name!r} as {tensor.dtype}, not as float32")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ValueError(f"{where} holds NaN or infinite values in {name!r}")
-    return model.eval()
-
-
 def _save_codec(model_dir: Path, folder: Path, half: bool):
-    model = _load(AffectCodecModel, model_dir, "model_dir", dtype=torch.float32)
+    model = load_complete(model_dir, "model_dir", AffectCodecModel, dtype=torch.float32)
     if not all(bool(layer.inited) for layer in model.quantizer.layers):
         raise ValueError(f"`model_dir` {str(model_dir)!r} holds codebooks that were never trained")
     if (model_dir / "preprocessor_config.json").is_file():
@@ -162,14 +116,15 @@ def _save_codec(model_dir: Path, folder: Path, half: bool):
     for name in ("sampling_rate", "hop_length"):
         if getattr(extractor, name) != getattr(model.config, name):
             raise ValueError(f"`model_dir`: `{name}` of preprocessor_config.json is not the model's")
-    model.config.auto_map = dict(CODEC_AUTO_MAP)
-    _save(model, folder, half)
+    save_with_code(model, folder, half)
     extractor.save_pretrained(folder)
 
 
 def _save_discriminator(discriminator_dir: Path, folder: Path, half: bool):
-    discriminator = _load(AffectCodecDiscriminator, discriminator_dir, "discriminator_dir", dtype=torch.float32)
-    _save(discriminator, folder / "discriminator", half)
+    discriminator = load_complete(
+        discriminator_dir, "discriminator_dir", AffectCodecDiscriminator, dtype=torch.float32
+    )
+    save_with_code(discriminator, folder / "discriminator", half)
     # transformers looks for the code of a subfolder's model in the root of the repository.
     for path in (folder / "discriminator").glob("*.py"):
         path.replace(folder / path.name)
@@ -283,8 +238,23 @@ def card_template_path(name: str) -> Path:
     raise FileNotFoundError(f"no template model_cards/{name}.md.jinja in the package or the checkout")
 
 
+def _template(name: str):
+    import jinja2
+
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(card_template_path(name).read_text(encoding="utf-8"))
+
+
+def _attribution(corpus: str) -> str:
+    """Whom a corpus wants named, where there is a text for it."""
+    try:
+        return card_template_path(f"attribution-{corpus}").read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return ""
+
+
 def codec_card(
-    model, name: str, table: dict, recipe: dict, log: dict, values: CardValues, half: bool, discriminator: bool
+    model, name: str, table: dict, recipe: dict, log: dict, values: CardValues, half: bool, weights: dict[str, str]
 ) -> ModelCard:
     """
     Args:
@@ -295,7 +265,8 @@ def codec_card(
         log (`dict`): `steps` and `hours` of the run.
         values ([`CardValues`]): Everything else.
         half (`bool`): Whether the weights are stored in float16.
-        discriminator (`bool`): Whether the discriminators go along.
+        weights (`dict[str, str]`): Each file of weights in the folder, the discriminators' if they go along, and its
+            SHA-256.
 
     Raises:
         ValueError: The template uses something that is not there.
@@ -316,7 +287,7 @@ def codec_card(
     config = model.config
     data = ModelCardData(
         language=list(values.languages),
-        license="cc-by-sa-3.0",
+        license=values.license,
         library_name="transformers",
         pipeline_tag=TASK,
         tags=["audio", "speech", "neural-codec", "audio-tokenizer", "affectcodec", "arxiv:2605.11098"],
@@ -324,15 +295,17 @@ def codec_card(
         model_name=values.repo_id.split("/")[1],
         eval_results=_eval_results(name, table, values),
     )
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(card_template_path("affectcodec").read_text(encoding="utf-8"))
+    template = _template("affectcodec")
     try:
         content = template.render(
             card_data=data.to_yaml(),
             config=config,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             half=half,
-            discriminator=discriminator,
+            discriminator="discriminator/model.safetensors" in weights,
+            weights=weights,
+            data=[find_corpus(corpus) for corpus in values.corpora],
+            attributions=[_attribution(corpus) for corpus in values.corpora],
             recipe=recipe,
             steps=log["steps"],
             hours=log["hours"],
@@ -344,6 +317,78 @@ def codec_card(
     except jinja2.UndefinedError as error:
         raise ValueError(f"the card needs a value that is not there: {error}") from error
     return ModelCard(content)
+
+
+@dataclass(frozen=True)
+class ModelCardValues:
+    """
+    What the card of a model other than the codec says.
+
+    Args:
+        repo_id (`str`): Where it will live, `org/name`.
+        summary (`str`): What it is, in a few sentences.
+        pipeline_tag (`str`): Its task, as the Hub spells it.
+        license (`str`): Licence of the weights, as the Hub spells it.
+        languages (`tuple[str]`): Language codes of the training data.
+        paper (`str`): arXiv number of what it implements.
+        data (`dict[str, str]`): Each data set that it was trained on, and its licence.
+        results (`tuple[EvalResult]`): What was measured.
+        teachers (`dict[str, str]`, *optional*): Each teacher that it was trained with, and its licence.
+        guests (`dict[str, str]`, *optional*): Each frozen model that it needs to run, and its licence.
+        limits (`str`, *optional*): What not to conclude or do, in Markdown.
+    """
+
+    repo_id: str
+    summary: str
+    pipeline_tag: str
+    license: str
+    languages: tuple[str, ...]
+    paper: str
+    data: dict[str, str]
+    results: tuple[EvalResult, ...]
+    teachers: dict[str, str] = field(default_factory=dict)
+    guests: dict[str, str] = field(default_factory=dict)
+    limits: str = ""
+
+    def __post_init__(self):
+        _check_repo_id(self.repo_id)
+        for name in ("summary", "pipeline_tag", "license", "languages", "paper", "data", "results"):
+            if not getattr(self, name):
+                raise ValueError(f"`{name}` is empty; the card prints no blanks")
+        for name in ("data", "teachers", "guests"):
+            unlicensed = [key for key, license in getattr(self, name).items() if not license]
+            if unlicensed:
+                raise ValueError(f"`{name}`: {unlicensed[0]!r} has no licence")
+
+
+def model_card(model_dir: str | Path, values: ModelCardValues) -> ModelCard:
+    """
+    The card of a model of any family, for [`stage_model`].
+
+    Raises:
+        ValueError: `model_dir` is no complete model of ours.
+    """
+    model = load_complete(Path(model_dir), "model_dir")
+    data = ModelCardData(
+        language=list(values.languages),
+        license=values.license,
+        library_name="transformers",
+        pipeline_tag=values.pipeline_tag,
+        tags=["audio", "speech", model.config.model_type, f"arxiv:{values.paper}"],
+        metrics=sorted({result.metric_type for result in values.results}),
+        model_name=values.repo_id.split("/")[1],
+        eval_results=list(values.results),
+    )
+    return ModelCard(
+        _template("model").render(
+            card_data=data.to_yaml(),
+            config=model.config,
+            model_class=type(model).__name__,
+            auto_class=next(iter(model_classes(type(model.config)))),
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            values=values,
+        )
+    )
 
 
 # ----- staging
@@ -431,11 +476,8 @@ def stage_codec(
         if path is not None and not Path(path).exists():
             raise ValueError(f"`{name}` {str(path)!r} does not exist")
 
-    part = output_dir.with_name(output_dir.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        with _remote_code_export():
+    with _staging(output_dir) as part:
+        with remote_code_export():
             _save_codec(model_dir, part, half)
             if discriminator_dir is not None:
                 _save_discriminator(Path(discriminator_dir), part, half)
@@ -447,98 +489,77 @@ def stage_codec(
             log = _read_log(Path(log_file))
             shutil.copyfile(log_file, part / "log.jsonl")
         # As anybody loads them, without a word on precision.
-        model = _load(AutoModel, part, "output_dir")
+        model = load_complete(part, "output_dir")
         if discriminator_dir is not None:
-            _load(AutoModel, part / "discriminator", "output_dir")
+            load_complete(part / "discriminator", "output_dir")
         if results_json is not None:
             name, table = read_results(results_json, model)
-            card = codec_card(model, name, table, recipe, log, card_values, half, discriminator_dir is not None)
+            weights = {name: digest for name, digest in _digests(part).items() if name.endswith(".safetensors")}
+            card = codec_card(model, name, table, recipe, log, card_values, half, weights)
             card.save(part / "README.md")
+    return output_dir
+
+
+@contextmanager
+def _staging(output_dir: Path) -> Iterator[Path]:
+    """Yields a folder that gets its sums and becomes `output_dir` at the end, and is gone if anything fails."""
+    part = output_dir.with_name(output_dir.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
         write_sums(part)
         if output_dir.exists():
             shutil.rmtree(output_dir)
         part.rename(output_dir)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def stage_model(
+    model_dir: str | Path,
+    output_dir: str | Path,
+    *,
+    half: bool = True,
+    card: ModelCard | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """
+    As [`stage_codec`], for a model of any family of this package: weights, code, processor or feature extractor, and
+    the encoders that lie in its subfolders.
+
+    Args:
+        model_dir (`str` or `Path`): Folder of a saved model.
+        output_dir (`str` or `Path`): Where the folder goes; it appears only once it is whole.
+        half (`bool`, *optional*, defaults to `True`): Store floating tensors in float16. They load as float32 all the same.
+        card ([`ModelCard`], *optional*): See [`model_card`]. Without it the folder is for checks, not for publishing.
+        overwrite (`bool`, *optional*, defaults to `False`): Replace `output_dir` if it is there.
+
+    Returns:
+        `Path`: `output_dir`.
+
+    Raises:
+        ValueError: `model_dir` is no complete model of ours, or `output_dir` exists.
+    """
+    model_dir, output_dir = Path(model_dir), Path(output_dir)
+    if output_dir.exists() and not overwrite:
+        raise ValueError(f"`output_dir` {str(output_dir)!r} exists; remove it or pass overwrite")
+    with _staging(output_dir) as part:
+        with remote_code_export():
+            save_folder(model_dir, part, half)
+        load_complete(part, "output_dir")
+        if card is not None:
+            card.save(part / "README.md")
     return output_dir
 
 
-# ----- loading in a clean process
-
-PROBE = """
-import hashlib, json, sys
-
-source, package = sys.argv[1], sys.argv[2] == "package"
-
-
-class NoPackage:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "hf_affectcodec":
-            raise ModuleNotFoundError("hf_affectcodec is kept out of this process")
-
-
-if not package:
-    sys.meta_path.insert(0, NoPackage())
-import torch
-from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioTokenization
-
-if package:
-    import hf_affectcodec
-torch.set_num_threads(1)
-options = {} if package else {"trust_remote_code": True}
-model = AutoModelForAudioTokenization.from_pretrained(source, **options).eval()
-assert type(AutoModel.from_pretrained(source, **options)).__name__ == type(model).__name__
-extractor = AutoFeatureExtractor.from_pretrained(source, **options)
-generator = torch.Generator().manual_seed(0)
-waveform = 0.1 * torch.randn(model.config.sampling_rate, generator=generator)
-inputs = extractor(waveform, sampling_rate=model.config.sampling_rate, return_tensors="pt")
-with torch.inference_mode():
-    codes = model.encode(**inputs).audio_codes
-    values = model.decode(codes).audio_values
-digest = lambda tensor: hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
-result = {
-    "codes": digest(codes),
-    "audio": digest(values),
-    "dtypes": sorted({str(tensor.dtype) for tensor in model.parameters()}),
-    "package": "hf_affectcodec" in sys.modules,
-}
-print("\\n" + json.dumps(result))
-"""
-
-
-def load_in_clean_process(source: str | Path, package: bool, environment: dict[str, str] | None = None) -> dict:
-    """
-    Loads a codec in a fresh interpreter, with this package or as `trust_remote_code` without it, and codes noise.
-
-    Args:
-        source (`str` or `Path`): Folder or Hub id.
-        package (`bool`): Whether this package may be imported there.
-        environment (`dict[str, str]`, *optional*): More environment variables. Without any, the Hub is not asked.
-
-    Returns:
-        `dict`: SHA-256 of `codes` and `audio`, `dtypes` of the parameters, and whether the `package` was imported.
-
-    Raises:
-        ValueError: It does not load; the message is the interpreter's last line.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        # A cache of its own: code or files that an earlier load left behind would hide what is missing.
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", **(environment or {}), "HF_HOME": folder}
-        for name in ("HF_MODULES_CACHE", "HF_HUB_CACHE", "PYTHONPATH"):
-            environment.pop(name, None)
-        source = str(source.resolve()) if isinstance(source, Path) else source
-        command = [sys.executable, "-I", "-c", PROBE, source, "package" if package else "no-package"]
-        process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    if process.returncode:
-        reason = (process.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ValueError(f"{source!r} does not load {'with' if package else 'without'} hf_affectcodec: {reason}")
-    return json.loads(process.stdout.splitlines()[-1])
+# ----- before an upload
 
 
 def check_staged(folder: str | Path):
     """
     Everything that can be checked before an upload: the card, the sums, and that the folder loads with and without
-    this package, in float32, to the same outputs bit for bit.
+    this package, in float32, to the same model bit for bit.
 
     Raises:
         ValueError: naming what is wrong.
@@ -552,12 +573,7 @@ def check_staged(folder: str | Path):
     unsafe = sorted(p.name for p in folder.rglob("*") if p.suffix in (".bin", ".ckpt", ".pkl", ".pt", ".pth"))
     if unsafe:
         raise ValueError(f"`folder` {folder.name!r} holds {unsafe[0]}; only safetensors are published")
-    without, with_package = (load_in_clean_process(folder, package) for package in (False, True))
-    if without["package"] or not with_package["package"] or without["dtypes"] != ["torch.float32"]:
-        raise ValueError(f"`folder` {folder.name!r} loads in another way than it should: {without}, {with_package}")
-    for name in ("codes", "audio"):
-        if without[name] != with_package[name]:
-            raise ValueError(f"`folder` {folder.name!r}: {name} differ with and without hf_affectcodec")
+    check_loads_the_same(folder)
 
 
 # ----- publishing
@@ -585,28 +601,66 @@ def publish(folder: str | Path, repo_id: str, private: bool = False) -> str:
         ConnectionError: The Hub did not take it; nothing was published.
     """
     folder = Path(folder)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
-        raise ValueError(f"`repo_id` must look like org/name, got {repo_id!r}")
+    _check_repo_id(repo_id)
     if not folder.is_dir():
         raise ValueError(f"`folder` {str(folder)!r} is no folder")
     check_staged(folder)
     if f'"{repo_id}"' not in (folder / "README.md").read_text(encoding="utf-8"):
         raise ValueError(f"`repo_id` {repo_id!r} is not the one that README.md was written for; stage it again")
+    return _upload(folder, repo_id, private, "Publish with its card", delete_patterns="*")
+
+
+def push_run(run_dir: str | Path, repo_id: str, private: bool = True) -> str:
+    """
+    Uploads what a training run has so far (weights in float32, discriminators, recipe, log, code) in one commit, without a
+    card, for oneself and one's machines; what else is in the repository stays. What is measured goes by [`publish`].
+
+    Args:
+        run_dir (`str` or `Path`): The trainer's `--output-dir`, stopped or finished.
+        repo_id (`str`): `org/name`; made if it is not there.
+        private (`bool`, *optional*, defaults to `True`): Whether a new repository is private.
+
+    Returns:
+        `str`: Address of the commit.
+
+    Raises:
+        ValueError: `run_dir` holds no model that loads.
+        ConnectionError: The Hub did not take it; nothing was uploaded.
+    """
+    run_dir = Path(run_dir)
+    _check_repo_id(repo_id)
+    with tempfile.TemporaryDirectory() as folder:
+        files = {"discriminator_dir": "discriminator", "recipe_file": "recipe.yaml", "log_file": "log.jsonl"}
+        files = {argument: run_dir / name for argument, name in files.items() if (run_dir / name).exists()}
+        staged = stage_codec(run_dir / "model", Path(folder) / "staged", half=False, **files)
+        return _upload(staged, repo_id, private, "A training run", delete_patterns=None)
+
+
+def _check_repo_id(repo_id: str):
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
+        raise ValueError(f"`repo_id` must look like org/name, got {repo_id!r}")
+
+
+def _upload(folder: Path, repo_id: str, private: bool, message: str, delete_patterns: str | None) -> str:
+    """One commit, compared with the folder afterwards; tried again on errors that pass."""
     api = HfApi()
     for attempt in range(ATTEMPTS):
         try:
             api.create_repo(repo_id, private=private, exist_ok=True)
             commit = api.upload_folder(
-                repo_id=repo_id, folder_path=folder, commit_message="Publish with its card", delete_patterns="*"
+                repo_id=repo_id, folder_path=folder, commit_message=message, delete_patterns=delete_patterns
             )
             _verify_upload(api, repo_id, commit.oid, folder)
             return str(commit.commit_url)
-        except (HfHubHTTPError, HTTPError) as error:
+        except (HfHubHTTPError, HTTPError, RuntimeError) as caught:
+            # what goes wrong with a large file comes wrapped
+            error = caught.__cause__ if isinstance(caught, RuntimeError) else caught
+            if not isinstance(error, HfHubHTTPError | HTTPError):
+                raise
             status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
             passing = status is None or status == 429 or status >= 500
             if not passing or attempt + 1 == ATTEMPTS:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise ConnectionError(f"{repo_id}: the Hub did not take the upload ({reason})") from error
+                raise ConnectionError(f"{repo_id}: the Hub did not take the upload ({first_line(error)})") from error
             time.sleep(PAUSE * 2**attempt)
     raise AssertionError("unreachable")
 
@@ -631,9 +685,11 @@ def _verify_upload(api: HfApi, repo_id: str, revision: str, folder: Path):
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hf_affectcodec.hub", description="Hub repositories of the codec.")
-    stage = parser.add_subparsers(dest="command", required=True).add_parser(
-        "stage", help="build a repository's folder"
-    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    push = commands.add_parser("push", help="upload a training run without a card, to a private repository")
+    push.add_argument("run_dir", type=Path, help="the trainer's --output-dir")
+    push.add_argument("repo_id", help="org/name")
+    stage = commands.add_parser("stage", help="build a repository's folder")
     stage.add_argument("model_dir", type=Path)
     stage.add_argument("output_dir", type=Path)
     stage.add_argument("--full", action="store_true", help="store float32 (default: float16)")
@@ -648,6 +704,8 @@ def build_parser() -> argparse.ArgumentParser:
     card.add_argument("--train-minutes", type=float, help="minutes of speech in the training split")
     card.add_argument("--num-voices", type=int, help="voices in it")
     card.add_argument("--languages", nargs="+", help="language codes")
+    card.add_argument("--corpora", nargs="+", default=["open-prompts"], metavar="NAME", help="what it was trained on")
+    card.add_argument("--license", default="cc-by-sa-3.0", help="of the weights (default: %(default)s)")
     card.add_argument("--course", default="", help="how the run went where its recipe alone would mislead")
     card.add_argument("--teachers", nargs="*", default=[], metavar="NAME=LICENCE", help="where the recipe has any")
     return parser
@@ -665,12 +723,22 @@ def _card_values(options: argparse.Namespace) -> CardValues | None:
     if unlicensed:
         raise ValueError(f"--teachers takes NAME=LICENCE, got {unlicensed[0]!r}")
     values = {name: getattr(options, name) for name in names[:-1]}
-    return CardValues(**values, languages=tuple(options.languages), teachers=teachers, course=options.course)
+    return CardValues(
+        **values,
+        languages=tuple(options.languages),
+        teachers=teachers,
+        corpora=tuple(options.corpora),
+        license=options.license,
+        course=options.course,
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
+        if options.command == "push":
+            sys.stdout.write(push_run(options.run_dir, options.repo_id) + "\n")
+            return 0
         folder = stage_codec(
             options.model_dir,
             options.output_dir,

@@ -19,6 +19,7 @@ from .modeling.configuration_affectcodec import AffectCodecConfig
 from .modeling.feature_extraction_affectcodec import AffectCodecFeatureExtractor
 from .modeling.modeling_affectcodec import AffectCodecModel
 from .shipped import pretrained_path
+from .teachers.frozen import commit_of
 
 
 # Longer clips go through in windows, so that memory does not grow with them.
@@ -150,7 +151,7 @@ def load_codec(source: "str | os.PathLike | None" = None, device: str | None = N
         feature_extractor=AffectCodecFeatureExtractor(
             sampling_rate=config.sampling_rate, hop_length=config.hop_length
         ),
-        name=Path(source).resolve().name if Path(source).is_dir() else f"{source}@{config._commit_hash}",
+        name=Path(source).resolve().name if Path(source).is_dir() else f"{source}@{commit_of(source, 'main')}",
         codebooks_sha256=codebooks_sha256,
     )
 

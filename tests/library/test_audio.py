@@ -12,7 +12,7 @@ import torchaudio.functional
 from hypothesis import HealthCheck, given, settings
 
 from hf_affectcodec import audio
-from hf_affectcodec.audio import AudioFileError, audio_files, load_audio, resample, write_audio
+from hf_affectcodec.audio import AudioFileError, audio_files, declared_length, load_audio, resample, write_audio
 
 
 CONTAINERS = {
@@ -115,6 +115,42 @@ def test_a_crop_is_a_slice_of_the_whole(kind, rate):
         assert torch.allclose(crop, expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("kind", ["mp3", "flac", "ogg"])
+def test_a_file_is_read_in_blocks_without_a_gap(kind, monkeypatch):
+    content = encoded(kind, 30_000)
+    monkeypatch.setattr(audio, "_BLOCK", 7_001)
+    expected, _ = soundfile.read(io.BytesIO(content), dtype="float32")  # at once
+    assert torch.allclose(load_audio(content)[0], torch.from_numpy(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("declares_length", [True, False])
+@pytest.mark.parametrize("rate", [8000, 16_000, 22_050, 44_100])
+def test_a_crop_of_an_mp3_is_a_slice_of_the_whole(rate, declares_length):
+    """Tones with silences between them: frames then borrow much from those before."""
+    time = np.arange(6 * rate) / rate
+    samples = 0.3 * np.sin(2 * np.pi * 220 * time) * (np.sin(2 * np.pi * 0.7 * time) > 0)
+    samples += 0.01 * np.random.default_rng(0).standard_normal(len(time))
+    buffer = io.BytesIO()
+    mode = "VARIABLE" if declares_length else "CONSTANT"  # libsndfile has to guess the other length
+    soundfile.write(buffer, samples, rate, format="MP3", bitrate_mode=mode, compression_level=0.9)
+    content = buffer.getvalue()
+    if not declares_length:
+        content = content.replace(b"Xing", bytes(4)).replace(b"Info", bytes(4))
+    assert (declared_length(io.BytesIO(content)) == (len(time), rate)) == declares_length
+    whole = load_audio(content)
+    for start, stop in [(0, 0.5), (0.3, 0.7), (1.1234, 2.2), (3.3333, None), (4.7, 50.0), (2.0, 2.01)]:
+        crop = load_audio(content, start=start, stop=stop)
+        expected = whole[:, round(start * 16_000) : None if stop is None else round(stop * 16_000)]
+        assert crop.shape == expected.shape
+        assert torch.allclose(crop, expected, atol=2e-6)
+
+
+def test_declared_length():
+    for kind in ("wav", "flac", "ogg", "mp3"):
+        assert declared_length(io.BytesIO(encoded(kind, 12_345, 8000))) == (12_345, 8000)
+    assert declared_length(io.BytesIO(b"no audio at all" * 9)) is None
+
+
 def test_a_crop_does_not_decode_the_whole(tmp_path, monkeypatch):
     write_audio(tmp_path / "a.flac", torch.rand(16_000 * 60) - 0.5, 16_000)
     counts = []
@@ -144,8 +180,10 @@ def test_arguments_are_checked(arguments, words):
 
 
 def test_other_sources_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="`source`"):
+    with pytest.raises(ValueError, match="`source` must be a path, bytes or a binary file, got int"):
         load_audio(3)
+    with pytest.raises(AudioFileError, match="^<file>: empty file$"):  # it has no name
+        load_audio(io.BytesIO())
     (tmp_path / "a.wav").write_bytes(encoded("wav"))
     with open(tmp_path / "a.wav", encoding="latin-1") as file, pytest.raises(ValueError, match="binary mode"):
         load_audio(file)

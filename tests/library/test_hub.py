@@ -1,8 +1,10 @@
+import ast
 import hashlib
 import json
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,19 +18,13 @@ from safetensors.torch import load_file
 from tiny import tiny_model
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioTokenization
 
-from hf_affectcodec import AffectCodecDiscriminator, AffectCodecDiscriminatorConfig
+from hf_affectcodec import AffectCodecDiscriminator, AffectCodecDiscriminatorConfig, remote_code
 from hf_affectcodec.benchmarks import codec_table
-from hf_affectcodec.hub import (
-    CardValues,
-    check_staged,
-    half_state_dict,
-    load_in_clean_process,
-    main,
-    stage_codec,
-    verify_sums,
-)
+from hf_affectcodec.hub import CardValues, check_staged, main, stage_codec, verify_sums
+from hf_affectcodec.remote_code import half_state_dict, load_in_clean_process
 
 
+MODELING = Path(__file__).resolve().parents[2] / "modeling"
 CARD = CardValues(
     repo_id="org/affectcodec-tiny", hardware="two CPU cores", train_minutes=104, num_voices=4, languages=("en", "it")
 )
@@ -102,27 +98,34 @@ def staged(run_folder, tmp_path_factory):
     return folder
 
 
+def code_behind(*modules: str) -> set[str]:
+    """Files of modules and of all that they import from beside them, read from their syntax trees."""
+    found, left = set(), list(modules)
+    while left:
+        name = left.pop()
+        if f"{name}.py" not in found:
+            found.add(f"{name}.py")
+            tree = ast.parse((MODELING / f"{name}.py").read_text("utf-8"))
+            left += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1]
+    return found
+
+
 def test_files(staged):
     expected = {
         "README.md",
         "SHA256SUMS",
         "config.json",
-        "configuration_affectcodec.py",
-        "configuration_affectcodec_discriminator.py",
         "discriminator/config.json",
         "discriminator/model.safetensors",
-        "feature_extraction_affectcodec.py",
-        "guidance_affectcodec.py",
-        "istft_affectcodec.py",
         "log.jsonl",
         "model.safetensors",
-        "modeling_affectcodec.py",
-        "modeling_affectcodec_discriminator.py",
         "preprocessor_config.json",
-        "quantization_affectcodec.py",
         "recipe.yaml",
-        "seanet_affectcodec.py",
     }
+    expected |= code_behind(
+        "modeling_affectcodec", "modeling_affectcodec_discriminator", "feature_extraction_affectcodec"
+    )
+    assert expected > {"istft_affectcodec.py", "seanet_affectcodec.py", "quantization_affectcodec.py"}
     assert {path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()} == expected
     config = json.loads((staged / "config.json").read_text())
     assert config["dtype"] == "float32" and config["architectures"] == ["AffectCodecModel"]
@@ -181,6 +184,8 @@ def test_clean_process_without_the_package_is_bit_equal(staged):
         audio = model.decode(codes).audio_values
     torch.set_num_threads(threads)
     assert len(codes.unique()) > 10
+    assert found.pop("classes") == dict.fromkeys(("AutoModel", "AutoModelForAudioTokenization"), "AffectCodecModel")
+    assert len(found.pop("weights")) == 64
     assert found == {
         "codes": hashlib.sha256(codes.contiguous().numpy().tobytes()).hexdigest(),
         "audio": hashlib.sha256(audio.contiguous().numpy().tobytes()).hexdigest(),
@@ -189,8 +194,28 @@ def test_clean_process_without_the_package_is_bit_equal(staged):
     }
 
 
+@pytest.mark.slow
 def test_check_staged_passes(staged):
     check_staged(staged)
+
+
+def test_check_staged_compares_with_and_without_the_package(staged, monkeypatch):
+    """Two processes in the slow test above; here what they would say."""
+    good = {"classes": {}, "weights": "a", "codes": "b", "audio": "c", "dtypes": ["torch.float32"]}
+    said = {}
+    monkeypatch.setattr(remote_code, "load_in_clean_process", lambda folder, package, subfolders: dict(said[package]))
+    said = {package: {**good, "package": package} for package in (False, True)}
+    check_staged(staged)
+    for package, change, words in (
+        (True, {"codes": "other"}, "codes differ with and without hf_affectcodec"),
+        (True, {"weights": "other"}, "weights differ with and without"),
+        (False, {"package": True}, "loads in another way than it should"),
+        (False, {"dtypes": ["torch.float16"]}, "loads in another way than it should"),
+    ):
+        said = {which: {**good, "package": which} for which in (False, True)}
+        said[package] |= change
+        with pytest.raises(ValueError, match=words):
+            check_staged(staged)
 
 
 def test_a_file_of_code_that_is_missing_is_found(staged, tmp_path):
@@ -215,6 +240,7 @@ def test_card(staged, run_folder):
         'from_pretrained("org/affectcodec-tiny", trust_remote_code=True)',
         "| seed | 7 |",
         "100 of batch 16 x 1 s",
+        "| training data Open prompts (open-prompts; not in this repository) | CC BY-SA 3.0 (en, es, fr), CC BY 3.0 (it, ru) |",
         "1.00 hours on two CPU cores",
         "104 minutes",
         "2605.23373",
@@ -226,6 +252,9 @@ def test_card(staged, run_folder):
         "June Wallack",
     ):
         assert phrase in card.text, phrase
+    for path in ("model.safetensors", "discriminator/model.safetensors"):
+        digest = hashlib.sha256((staged / path).read_bytes()).hexdigest()
+        assert f"| weights `{path}` | cc-by-sa-3.0 | `{digest}` |" in card.text
     assert "nan" not in card.text.lower().split() and "None" not in card.text and "{{" not in card.text
 
 
@@ -305,6 +334,16 @@ def test_teachers_stand_in_the_card_with_their_licences(staged, run_folder, tmp_
     text = (output / "README.md").read_text()
     assert "| teacher openai/whisper-base (not in this repository) | Apache-2.0 |" in text
     assert f"\n{course}\n" in text
+    assert "none were used" not in text and "expressive-voices" not in text
+    both = replace(values, corpora=("open-prompts", "expressive-voices"), license="gpl-2.0")
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both" / "table.json").write_text(json.dumps(table))
+    output = stage_again(run_folder, tmp_path / "both", table, recipe_file=tmp_path / "recipe.yaml", card_values=both)
+    licences = (output / "README.md").read_text().split("## Licences")[1]
+    assert "Expressive voices (expressive-voices; not in this repository) | GPL 2 |" in licences
+    assert "June Wallack" in licences and "Hedgewars" in licences and "| gpl-2.0 |" in licences
+    with pytest.raises(ValueError, match="`corpora`: the licence of 'cmu-mosei' is not known"):
+        replace(CARD, corpora=("cmu-mosei",))
     assert "none were used" not in text and "Not trained for emotion" not in text
     recipe = yaml.safe_load((output / "recipe.yaml").read_text())
     assert recipe["teachers"]["folder"] == "{data_root}/features/open-prompts"

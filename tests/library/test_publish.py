@@ -1,8 +1,10 @@
 """`affectcodec publish` against a Hub on 127.0.0.1, by the real clients, each in a process of its own."""
 
 import functools
+import hashlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,15 +14,19 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import soundfile
+import torch
 import yaml
 from huggingface_hub import HfApi, constants
 from loopback_hub import LoopbackHub
+from safetensors.torch import load
 from tiny import tiny_model
+from transformers import AutoModel
 
-from hf_affectcodec import AffectCodecDiscriminator, AffectCodecDiscriminatorConfig
+from hf_affectcodec import AffectCodecDiscriminator, AffectCodecDiscriminatorConfig, inference, pretrained_path
 from hf_affectcodec import hub as hub_module
 from hf_affectcodec.benchmarks import codec_table
-from hf_affectcodec.hub import CardValues, check_staged, load_in_clean_process, stage_codec
+from hf_affectcodec.hub import CardValues, check_staged, stage_codec
+from hf_affectcodec.remote_code import load_in_clean_process
 
 
 REPO = "org/affectcodec"
@@ -78,27 +84,80 @@ def unchecked(hub, monkeypatch):
     return hub_module.publish
 
 
-def run(hub, home, *arguments):
-    environment = hub.environment(home)
+def run(hub, home, *arguments, **variables):
+    environment = hub.environment(home) | variables
     return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, cwd=home)
 
 
-def test_publish_then_load_in_clean_processes(hub, staged, tmp_path):
-    process = run(hub, tmp_path, "-m", "hf_affectcodec.cli", "publish", str(staged), REPO, "--private")
-    assert process.returncode == 0, process.stderr
+def test_publish_then_load_without_the_package(hub, unchecked, staged, tmp_path):
+    """What is shorter here than in the two slow tests below: no check before the upload, and one clean process."""
+    address = unchecked(staged, REPO, private=True)
     repository = hub.repositories["model", REPO]
-    assert process.stdout.strip() == f"{hub.endpoint}/{REPO}/commit/{repository.commits[-1][0]}"
+    assert address == f"{hub.endpoint}/{REPO}/commit/{repository.commits[-1][0]}"
     assert len(repository.messages) == 1  # one commit: no half of it was ever to be seen
-    sent = {path.relative_to(staged).as_posix(): path.read_bytes() for path in staged.rglob("*") if path.is_file()}
-    assert repository.files == sent
+    assert repository.files == files_of(staged)
     assert "model.safetensors" in repository.large and repository.private
+    environment = hub.environment(tmp_path) | {"HF_HUB_OFFLINE": "0"}
+    found = load_in_clean_process(REPO, False, environment, subfolders=("discriminator",))
+    assert found["package"] is False and found["weights"] == weights_of(AutoModel.from_pretrained(staged))
+    discriminator = AutoModel.from_pretrained(staged, subfolder="discriminator")
+    assert found["discriminator"] == ["AffectCodecDiscriminator", weights_of(discriminator)]
+    assert any(f"/{REPO}/resolve/" in path and status == 200 for _, path, status in hub.requests)
+
+
+def weights_of(model) -> str:
+    digest = hashlib.sha256()
+    for _, tensor in sorted(model.state_dict().items()):
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def files_of(folder) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_the_shipped_checkpoint_is_published_and_loads_in_clean_processes(hub, tmp_path):
+    folder = pretrained_path()
+    repo_id = re.search(r'from_pretrained\("([^"]+)"', (folder / "README.md").read_text("utf-8"))[1]
+    process = run(hub, tmp_path, "-m", "hf_affectcodec.cli", "publish", str(folder), repo_id, "--private")
+    assert process.returncode == 0, process.stderr
+    repository = hub.repositories["model", repo_id]
+    assert process.stdout.strip() == f"{hub.endpoint}/{repo_id}/commit/{repository.commits[-1][0]}"
+    assert len(repository.messages) == 1 and repository.files == files_of(folder) and repository.private
 
     environment = hub.environment(tmp_path) | {"HF_HUB_OFFLINE": "0"}
-    remote = load_in_clean_process(REPO, package=False, environment=environment)
-    packaged = load_in_clean_process(REPO, package=True, environment=environment)
-    assert (remote.pop("package"), packaged.pop("package")) == (False, True)
-    assert remote == packaged and remote["dtypes"] == ["torch.float32"]
-    assert any(f"/{REPO}/resolve/" in path and status == 200 for _, path, status in hub.requests)
+    remote = load_in_clean_process(repo_id, package=False, environment=environment)
+    packaged = load_in_clean_process(repo_id, package=True, environment=environment)
+    here = load_in_clean_process(folder, package=True)
+    assert remote.pop("package") is False and packaged.pop("package") and here.pop("package")
+    assert remote == packaged == here and remote["dtypes"] == ["torch.float32"]
+
+
+@pytest.mark.slow
+def test_a_hub_that_errs_while_loading_gives_one_line(hub, staged, tmp_path):
+    hub.add("model", REPO, files_of(staged))
+    hub.fail("GET", r"model\.safetensors", times=1000, status=500)
+    call = f"from hf_affectcodec.inference import load_codec; print(load_codec('{REPO}').name)"
+    process = run(hub, tmp_path, "-c", call)
+    last = process.stderr.strip().splitlines()[-1]
+    assert process.returncode == 1 and last.startswith(f"ValueError: `model` '{REPO}' cannot be loaded: "), (
+        process.stderr
+    )
+    assert not list(tmp_path.rglob("snapshots/*/model.safetensors"))
+    hub.faults.clear()
+    process = run(hub, tmp_path, "-c", call)
+    assert process.stdout.strip() == f"{REPO}@{hub.repositories['model', REPO].commits[-1][0]}", process.stderr
+
+
+def test_a_codec_of_the_hub_is_named_with_its_commit(staged, monkeypatch):
+    """The Hub is a folder here; really loaded from it in the slow test above."""
+    for cls in (inference.AutoConfig, inference.AffectCodecModel):
+        load = cls.from_pretrained
+        monkeypatch.setattr(cls, "from_pretrained", lambda source, load=load, **options: load(staged, **options))
+    monkeypatch.setattr(inference, "commit_of", lambda source, revision: f"commit of {source} {revision}")
+    codec = inference.load_codec(REPO)
+    assert codec.name == f"{REPO}@commit of {REPO} main" and codec.encode(torch.zeros(1, 640)).model == codec.name
 
 
 @pytest.mark.parametrize(
@@ -110,6 +169,55 @@ def test_errors_that_pass_are_retried(hub, unchecked, staged, method, pattern):
     assert hub.faults[0].times == 0
     assert len(hub.repositories["model", REPO].messages) == 1
     assert hub.repositories["model", REPO].files.keys() >= {"model.safetensors", "README.md", "SHA256SUMS"}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("pattern", ["/lfs/", "/commit/"])
+def test_a_connection_that_breaks_is_retried(hub, unchecked, staged, pattern, when):
+    """After the commit was made, too, when only its answer is lost: there is no second one."""
+    hub.fail("PUT" if pattern == "/lfs/" else "POST", pattern, times=1, hang_up=when)
+    unchecked(staged, REPO)
+    assert hub.faults[0].times == 0
+    repository = hub.repositories["model", REPO]
+    assert len(repository.messages) == 1
+    assert repository.files["model.safetensors"] == (staged / "model.safetensors").read_bytes()
+
+
+def test_slow_answers_are_waited_for(hub, unchecked, staged):
+    for method, pattern in (("POST", "/preupload/"), ("PUT", "/lfs/"), ("POST", "/commit/")):
+        hub.fail(method, pattern, times=1, delay=0.3)
+    unchecked(staged, REPO)
+    assert len(hub.repositories["model", REPO].messages) == 1
+    assert sum("/commit/" in path for _, path, _ in hub.requests) == 1
+
+
+def test_a_connection_that_stays_broken_leaves_nothing_half_published(hub, unchecked, staged, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # its own pauses add up
+    hub.fail("PUT", "/lfs/", times=1000, hang_up="before")
+    with pytest.raises(ConnectionError, match=f"{REPO}: the Hub did not take the upload") as caught:
+        unchecked(staged, REPO)
+    assert "\n" not in str(caught.value)
+    assert hub.repositories["model", REPO].files == {}
+
+
+def test_a_run_is_pushed_without_a_card(hub, unchecked, staged, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(staged.parent / "model", run / "model")
+    for name in ("recipe.yaml", "log.jsonl"):
+        shutil.copy(staged.parent / name, run / name)
+    repository = hub.add("model", REPO, {"notes.md": b"mine"})
+    address = hub_module.push_run(run, REPO)
+    assert address.endswith(repository.commits[-1][0]) and len(repository.messages) == 2
+    files = repository.files
+    assert files["notes.md"] == b"mine" and "README.md" not in files and "modeling_affectcodec.py" in files
+    stored = load(files["model.safetensors"])
+    original = load((run / "model" / "model.safetensors").read_bytes())
+    assert stored.keys() == original.keys() and all(torch.equal(stored[name], original[name]) for name in stored)
+    shutil.copytree(staged.parent / "discriminator", run / "discriminator")
+    hub_module.push_run(run, REPO)
+    assert "discriminator/model.safetensors" in repository.files
+    with pytest.raises(ValueError, match="`model_dir` .* does not exist"):
+        hub_module.push_run(tmp_path / "nothing", REPO)
 
 
 def test_errors_that_stay_leave_nothing_half_published(hub, unchecked, staged):
@@ -168,13 +276,17 @@ def test_what_is_not_sound_is_not_uploaded(hub, unchecked, staged, tmp_path, mon
     assert hub.requests == []
 
 
-def test_a_cut_download_is_taken_up_again(hub, tmp_path):
+@pytest.mark.parametrize(
+    "fault", [{"cut_after": 100_000}, {"hang_up": "before"}, {"delay": 2.5}], ids=lambda fault: [*fault][0]
+)
+def test_a_download_is_taken_up_again(hub, tmp_path, fault):
     content = bytes(np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8))
     hub.add("model", REPO, {"model.safetensors": content})
-    hub.fail("GET", "/resolve/", times=1, cut_after=100_000)
+    hub.fail("GET", "/resolve/", times=1, **fault)
     call = f"from huggingface_hub import hf_hub_download as d; print(d('{REPO}', 'model.safetensors'))"
-    process = run(hub, tmp_path, "-c", call)
+    process = run(hub, tmp_path, "-c", call, HF_HUB_DOWNLOAD_TIMEOUT="1")
     assert process.returncode == 0, process.stderr
+    assert hub.faults[0].times == 0
     with open(process.stdout.strip(), "rb") as file:
         assert file.read() == content
 

@@ -144,6 +144,7 @@ def test_missing_corpora_give_a_line_each(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "text, words",
     [
+        ("validation: [{source: a, weight: 1}]", "`validation` takes no `weight`"),
         ("train: [{source: a, weight: 1}]", "`weight`, which needs `streaming: true`"),
         ("streaming: true\ntrain: [{source: a, weight: 1}, {source: b}]", "to all sources or to none"),
         ("streaming: true\nteachers: {folder: f, emotion: e}", "`streaming` has no features of `teachers`"),

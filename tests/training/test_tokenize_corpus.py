@@ -16,7 +16,7 @@ import soundfile
 import tokenize_corpus
 import torch
 from safetensors.torch import load_file, save_file
-from sharded_output import AudioRows
+from sharded_output import AudioRows, RowFiles
 from tiny import tiny_model
 from tokenize_corpus import batches, codes_column, load_corpus_codec, main, parse_encode, parse_keep, tokenize
 from transformers import (
@@ -179,8 +179,9 @@ def test_codes_column():
     assert codes_column([], np.dtype(np.int32)).type == pa.list_(pa.list_(pa.int32()))
 
 
+@pytest.mark.slow
 def test_two_processes(source, model, tmp_path):
-    """By the launcher, so that it shows if accelerate takes each process for the only one."""
+    """By the launcher; in one process, `test_ranks_share_the_files`, and the launcher, `test_extract_features.py`."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [tokenize_corpus.__file__, *options(source, model, tmp_path / "two", "--keep", "text")]
     environment = os.environ | {
@@ -214,7 +215,7 @@ def run_and_die(source, model, out, monkeypatch, after, half_written):
 
         monkeypatch.setattr(sharded_output.pq, "write_table", dying)
         try:
-            tokenize(AudioRows(source, "train"), load_corpus_codec(model), out, {}, shard_clips=2, progress=False)
+            tokenize(RowFiles(AudioRows(source, "train"), 2), load_corpus_codec(model), out, {}, progress=False)
         finally:
             os._exit(0)
     return os.waitpid(pid, 0)[1]
@@ -223,8 +224,8 @@ def run_and_die(source, model, out, monkeypatch, after, half_written):
 @pytest.mark.parametrize("after, half_written", [(0, False), (2, True)])
 def test_a_killed_run_goes_on(source, model, tmp_path, monkeypatch, after, half_written):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    rows, codec = AudioRows(source, "train"), load_corpus_codec(model)
-    manifest, work = tokenize(rows, codec, whole, {}, shard_clips=2, progress=False)
+    files, codec = RowFiles(AudioRows(source, "train"), 2), load_corpus_codec(model)
+    manifest, work = tokenize(files, codec, whole, {}, progress=False)
     assert work.clips == CLIPS and len(manifest["shards"]) == 5
     status = run_and_die(source, model, broken, monkeypatch, after, half_written)
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
@@ -232,7 +233,7 @@ def test_a_killed_run_goes_on(source, model, tmp_path, monkeypatch, after, half_
     assert len(list(broken.glob(".*.tmp"))) == half_written
     if after:
         assert read(broken)["row"][:] == list(range(2 * after))  # what is there can be read
-    manifest, work = tokenize(rows, codec, broken, {}, shard_clips=2, progress=False)
+    manifest, work = tokenize(files, codec, broken, {}, progress=False)
     assert work.clips == CLIPS - 2 * after  # what was finished is not done again
     for leftover in broken.glob(".*.tmp"):
         leftover.unlink()
@@ -240,11 +241,11 @@ def test_a_killed_run_goes_on(source, model, tmp_path, monkeypatch, after, half_
 
 
 def test_ranks_share_the_files(source, model, tmp_path):
-    rows, codec = AudioRows(source, "train"), load_corpus_codec(model)
+    files, codec = RowFiles(AudioRows(source, "train"), 2), load_corpus_codec(model)
     written, manifests = [], []
     for rank in (2, 0, 1):
         before = set(tmp_path.glob("out/*.parquet"))
-        result = tokenize(rows, codec, tmp_path / "out", {}, shard_clips=2, rank=rank, world_size=3, progress=False)
+        result = tokenize(files, codec, tmp_path / "out", {}, rank=rank, world_size=3, progress=False)
         manifests.append(result[0] is not None)
         written.append(sorted(int(path.name[6:11]) for path in set(tmp_path.glob("out/*.parquet")) - before))
     assert written == [[2], [0, 3], [1, 4]] and manifests == [False, False, True]

@@ -12,6 +12,8 @@ from pathlib import Path
 from huggingface_hub import auth_check
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HTTPError, RepositoryNotFoundError
 
+from .error_text import first_line
+
 
 AGREEMENT = "own agreement"  # to be signed with the owners; the speech may not be passed on
 
@@ -358,13 +360,9 @@ def require_corpus(name: str, path: "str | os.PathLike | None" = None) -> str:
         ) from error
     except (HfHubHTTPError, HTTPError, OSError) as error:
         raise ConnectionError(
-            f"{corpus.title}: the Hub does not answer for {corpus.hub_id} ({_first_line(error)}); try again, or pass a path"
+            f"{corpus.title}: the Hub does not answer for {corpus.hub_id} ({first_line(error)}); try again, or pass a path"
         ) from error
     return corpus.hub_id
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def corpora_table() -> str:

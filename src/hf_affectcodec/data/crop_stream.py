@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from ..audio import AudioFileError
+from .error_text import first_line
 from .streamed_clips import StreamedClip
 
 
@@ -89,6 +91,7 @@ class CropStream:
     Raises:
         `ValueError`: an argument is out of range.
         `TooManyBadClipsError`: while iterating, see `max_bad_share`.
+        `ConnectionError`: while iterating, a remote shard or clip cannot be fetched.
     """
 
     def __init__(
@@ -266,12 +269,18 @@ class CropStream:
         for part, (shard, by_clip) in enumerate(parts[first.part :], first.part):
             begin = first.row if part == first.part else 0
             rows = self.rows.shard(self._num_shards, shard)
-            # `iter`, because `for` in a worker of a DataLoader would give all of the shard to worker 0
-            for row, values in enumerate((rows.skip(begin) if begin else rows).iter(1), begin):
-                if by_clip and (row + shard + first.epoch) % self.num_consumers != self.consumer:
-                    continue
-                taken = first.taken if (part, row) == (first.part, first.row) else 0
-                yield _Position(first.epoch, part, row, taken), shard, {key: item for key, (item,) in values.items()}
+            try:
+                # `iter`, because `for` in a worker of a DataLoader would give all of the shard to worker 0
+                for row, values in enumerate((rows.skip(begin) if begin else rows).iter(1), begin):
+                    if by_clip and (row + shard + first.epoch) % self.num_consumers != self.consumer:
+                        continue
+                    taken = first.taken if (part, row) == (first.part, first.row) else 0
+                    position = _Position(first.epoch, part, row, taken)
+                    yield position, shard, {key: item for key, (item,) in values.items()}
+            except (HfHubHTTPError, HTTPError) as error:
+                raise ConnectionError(
+                    f"{self.label}: shard {shard} cannot be fetched ({first_line(error)})"
+                ) from error
 
     def _starts(self, position: "_Position", shard: int, length: int) -> list[int]:
         """First samples of a clip's crops in this epoch; the same whoever reads it."""

@@ -8,6 +8,7 @@ read is part of its state, which is a few numbers for each source, from which th
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 
 from ..audio import load_audio
 from .crop_stream import CropStream, TooManyBadClipsError
+from .error_text import first_line
 from .streamed_clips import opened
 
 
@@ -49,6 +51,7 @@ def open_stream(
     split: str = "train",
     column_map: dict[str, str] | None = None,
     config_name: str | None = None,
+    revision: str | None = None,
 ):
     """
     A split of a `datasets` audio set, streamed, with nothing decoded.
@@ -60,6 +63,7 @@ def open_stream(
         column_map (`dict[str, str]`, *optional*, defaults to `{"audio": "audio"}`): Our column names to those of the
             set.
         config_name (`str`, *optional*): Configuration of a set that has several.
+        revision (`str`, *optional*): Branch, tag or commit of a Hub id.
 
     Returns:
         `datasets.IterableDataset` of the mapped columns, by their own names; the audio column holds `bytes` and `path`.
@@ -68,28 +72,14 @@ def open_stream(
         `ImportError`: `datasets` is missing (`pip install hf-affectcodec[train]`).
         `ValueError`: no such source, split or column.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError("streaming needs `datasets`: pip install hf-affectcodec[train]") from error
-
     column_map = {"audio": "audio"} if column_map is None else column_map
     if "audio" not in column_map:
         raise ValueError(f"`column_map` must name the column that is `audio`, got {column_map}")
-    files = [os.fspath(file) for file in ([source] if isinstance(source, str | os.PathLike) else source)]
-    shown = f"`source` = {files[0] if len(files) == 1 else files}, split {split!r}"
-    try:
-        if files and all(file.endswith(".parquet") for file in files):
-            rows = datasets.load_dataset(
-                "parquet", config_name, data_files={split: files}, split=split, streaming=True
-            )
-        elif len(files) == 1:
-            rows = datasets.load_dataset(files[0], config_name, split=split, streaming=True)
-        else:
-            raise ValueError("a sequence must name Parquet files")
-    except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise ValueError(f"{shown}: cannot be streamed ({reason})") from error
+    datasets = _datasets()
+    with _said_of(source, split) as shown:
+        rows = datasets.load_dataset(
+            **_load_arguments(source, split, config_name, revision), split=split, streaming=True
+        )
     if rows.features:
         # A data set of audio files on the Hub comes with a decoding step that a cast alone would leave in place.
         rows = rows.decode(False)
@@ -99,6 +89,64 @@ def open_stream(
         raise ValueError(f"`column_map` names columns {missing}; {shown} has {columns}")
     rows = rows.select_columns(list(dict.fromkeys(column_map.values())))
     return rows.cast_column(column_map["audio"], datasets.Audio(decode=False))
+
+
+def source_files(
+    source: "str | os.PathLike | Sequence[str | os.PathLike]",
+    split: str = "train",
+    config_name: str | None = None,
+    revision: str | None = None,
+) -> list[str]:
+    """
+    The files that [`open_stream`] reads: local paths, or `hf://datasets/ORG/NAME@COMMIT/FILE`, in which a branch has become
+    the commit where it stands now.
+
+    Raises:
+        `ImportError`, `ValueError`: as [`open_stream`].
+    """
+    datasets = _datasets()
+    with _said_of(source, split):
+        builder = datasets.load_dataset_builder(**_load_arguments(source, split, config_name, revision))
+        if split not in builder.config.data_files:
+            raise ValueError(f"it has {sorted(builder.config.data_files)}")
+        return list(builder.config.data_files[split])
+
+
+def _datasets():
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError("streaming needs `datasets`: pip install hf-affectcodec[train]") from error
+    return datasets
+
+
+def _paths(source) -> list[str]:
+    return [os.fspath(file) for file in ([source] if isinstance(source, str | os.PathLike) else source)]
+
+
+def _load_arguments(source, split: str, config_name: str | None, revision: str | None) -> dict:
+    """What `load_dataset` takes for a source as [`open_stream`] takes it."""
+    files = _paths(source)
+    if "[" in split or "+" in split:  # to `datasets`, files that are named could be a split of any name
+        raise ValueError("streams have no slices and no sums of splits")
+    if files and all(file.endswith(".parquet") for file in files):
+        if revision is not None:
+            raise ValueError("`revision` goes with a Hub id")
+        return {"path": "parquet", "name": config_name, "data_files": {split: files}}
+    if len(files) != 1:
+        raise ValueError("a sequence must name Parquet files")
+    return {"path": files[0], "name": config_name, "revision": revision}
+
+
+@contextmanager
+def _said_of(source, split: str) -> Iterator[str]:
+    """Yields what errors call a source; what `datasets` raises of it inside becomes one line."""
+    datasets, files = _datasets(), _paths(source)
+    shown = f"`source` = {files[0] if len(files) == 1 else files}, split {split!r}"
+    try:
+        yield shown
+    except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(f"{shown}: cannot be streamed ({first_line(error.__cause__ or error)})") from error
 
 
 def load_first_clips(source: StreamSource, count: int, sampling_rate: int = 16_000) -> list[np.ndarray]:

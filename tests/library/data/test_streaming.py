@@ -319,6 +319,33 @@ def test_ranks_and_workers_split_an_epoch(folder):
     assert sorted(key for part in keys for key in part) == sorted(f"s{clip}.wav" for clip in range(14))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_two_resumes_in_any_world_lose_and_repeat_nothing(folder, ranks, workers):
+    """Every rank is stopped twice in its first epoch; all ranks' crops together are those of one, once each."""
+    whole = Counter((crop["key"], crop["start"]) for crop in crops_of(folder, seed=4))
+    found = Counter()
+    for rank in range(ranks):
+
+        def start(rank=rank):
+            layout = {"rank": rank, "world_size": ranks, "num_workers": workers}
+            source = StreamSource(f"{folder}/*.parquet", column_map=COLUMNS)
+            return StreamedCrops([source], CROP, 1, seed=4, buffer_size=6, **layout)
+
+        crops, step, epochs = start(), 0, [0]
+        while min(epochs) == 0:
+            batch = crops[step]
+            state = crops.state_dict(step + 1)
+            epochs = [0 if s is None else s["sources"][0]["first"]["epoch"] for s in state["workers"]]
+            if epochs[step % max(workers, 1)] == 0:
+                found[batch["key"][0], int(batch["start"][0])] += 1
+            step += 1
+            if step in (2, 3):
+                crops = start()
+                crops.load_state_dict(json.loads(json.dumps(state)))
+    assert found == whole and set(whole.values()) == {1}
+
+
 def test_states_of_another_layout_are_refused(folder):
     sources = [StreamSource(f"{folder}/*.parquet")]
     state = StreamedCrops(sources, CROP, 2, world_size=2).state_dict(0)
@@ -429,7 +456,8 @@ def test_bad_sources(folder):
         ([folder, folder], "train", None, "must name Parquet files"),
         (f"{folder}/*.parquet", "train", {"audio": "speech"}, r"columns \['speech'\]"),
         (f"{folder}/*.parquet", "train", {"text": "id"}, "`column_map` must name"),
-        (folder, "train[:2]", None, "cannot be streamed"),
+        (folder, "train[:2]", None, "have no slices"),
+        (f"{folder}/*.parquet", "train[:2]", None, "have no slices"),
     ]:
         with pytest.raises(ValueError, match=words) as caught:
             open_stream(source, split, columns)
@@ -489,6 +517,18 @@ def test_a_cut_line_is_not_a_bad_clip(monkeypatch):
         StreamedClip.open(audio, 16_000, "clip")
 
 
+def test_a_shard_that_cannot_be_fetched_is_said_in_one_line(folder, monkeypatch):
+    def down(self, size):
+        raise HfHubHTTPError.__new__(HfHubHTTPError)
+
+    monkeypatch.setattr(datasets.IterableDataset, "iter", down)
+    with pytest.raises(ConnectionError, match="^stream: shard [0-3] cannot be fetched .HfHubHTTPError.$"):
+        crops_of(folder)
+    crops = StreamedCrops([StreamSource(f"{folder}/*.parquet")], CROP, 2, num_workers=1)  # through a worker, too
+    with pytest.raises(ConnectionError, match="train: shard [0-3] cannot be fetched"):
+        crops[0]
+
+
 CLIENT = """
 import json, sys
 from hf_affectcodec.data.streaming import StreamedCrops, StreamSource
@@ -528,6 +568,18 @@ def test_from_the_hub_by_ranges(tmp_path):
 
 def test_benchmark_counts_what_it_reads(monkeypatch, capsys):
     monkeypatch.setattr(streaming_benchmark, "FILE_RATE", 22_050)
+    monkeypatch.setattr(streaming_benchmark, "torchcodec_works", lambda: False)
+    streaming_benchmark.main(["--clips", "5", "--seconds", "1", "--crop-seconds", "0.3", "--rounds", "1"])
+    said = capsys.readouterr().out
+    rows = [line.split(" | ") for line in said.splitlines()[4:]]
+    assert [int(row[1]) for row in rows] == [5, 5, 15] and rows[0][-1].startswith("1.0")
+    assert "plain `datasets` is left out" in said
+
+
+@pytest.mark.skipif(not streaming_benchmark.torchcodec_works(), reason="torchcodec finds no FFmpeg")
+def test_benchmark_with_plain_datasets(monkeypatch, capsys):
+    monkeypatch.setattr(streaming_benchmark, "FILE_RATE", 22_050)
     streaming_benchmark.main(["--clips", "5", "--seconds", "1", "--crop-seconds", "0.3", "--rounds", "1"])
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[4:]]
-    assert [int(row[1]) for row in rows] == [5, 5, 15] and rows[0][-1].startswith("1.0")
+    assert [int(row[1]) for row in rows] == [5, 5, 5, 15] and rows[0][0] == "| plain `datasets`, one crop each"
+    assert rows[0][-1].startswith("1.0")
