@@ -2,10 +2,12 @@
 Trains and measures recipes side by side: one row a recipe, mean and spread over seeds.
 
     python training/ablate.py --recipes training/recipes/codec/table5/*.yaml --seeds 0 1 2 --data-root data \
-        --test data/open-prompts/test-00000-of-00001.parquet --output-dir runs/table5 --set steps=2000
+        --evaluate open-prompts expressive-voices --evaluate-set words.source=openai/whisper-base \
+        --output-dir runs/table5 --set steps=2000
 
-Every recipe gets the same `--set` changes, so the same budget. Run the command again and it goes on: finished runs are left
-alone, unfinished ones resume, measured clips are not measured again. `table.md` and `table.json` come last.
+Every recipe gets the same `--set` changes, so the same budget. `--evaluate` names configurations of `affectcodec evaluate
+codec`, whose systems are the runs instead of its own; each gives a table, `table-NAME.md` and `table-NAME.json`. Run the command
+again and it goes on: finished runs are left alone, unfinished ones resume, measured clips are not measured again.
 """
 
 import argparse
@@ -17,8 +19,9 @@ from pathlib import Path
 import numpy as np
 from recipe import load_recipe
 
-from hf_affectcodec.benchmarks.codec_table import METRICS, dump, protocol, run, tabulate
-from hf_affectcodec.benchmarks.codecs import AudioTokenizationCodec
+from hf_affectcodec.benchmarks.evaluate_codec import CodecEvaluation, evaluate
+from hf_affectcodec.benchmarks.rows import dump
+from hf_affectcodec.benchmarks.settings import build_settings, config_path, read_settings
 
 
 SCRIPT = Path(__file__).with_name("train_codec.py")
@@ -57,7 +60,7 @@ def _mean(values) -> float:
 
 def summarize(table: dict, folders: dict[str, list[Path]]) -> list[dict]:
     """
-    Rows `{"recipe", "seeds", "training_minutes", metric: {"mean", "low", "high", "spread", "n_failed"}}`.
+    Rows `{"recipe", "seeds", "training_minutes", column: {"mean", "low", "high", "spread", "n_failed"}}`.
 
     `mean`, `low` and `high` are the averages over seeds of each run's mean and 95 % interval over clips; `spread` is the
     standard deviation of the runs' means over seeds (`None` with one seed). A difference smaller than either is no result.
@@ -70,29 +73,33 @@ def summarize(table: dict, folders: dict[str, list[Path]]) -> list[dict]:
             "seeds": len(runs),
             "training_minutes": _mean(training_seconds(folder) for folder in runs) / 60,
         }
-        for metric in METRICS:
-            means = [cell[metric]["mean"] for cell in cells]
-            row[metric] = {
+        for column in table["columns"]:
+            if not all(column in cell for cell in cells):
+                continue
+            means = [cell[column]["mean"] for cell in cells]
+            row[column] = {
                 "mean": _mean(means),
-                "low": _mean(cell[metric]["low"] for cell in cells),
-                "high": _mean(cell[metric]["high"] for cell in cells),
+                "low": _mean(cell[column]["low"] for cell in cells),
+                "high": _mean(cell[column]["high"] for cell in cells),
                 "spread": float(np.std(means, ddof=1)) if len(means) > 1 else None,
-                "n_failed": sum(cell[metric]["n_failed"] for cell in cells),
+                "n_failed": sum(cell[column]["n_failed"] for cell in cells),
             }
         rows.append(row)
     return rows
 
 
-def markdown(rows: list[dict]) -> str:
-    lines = ["| recipe | seeds | training min | " + " | ".join(metric.label for metric in METRICS.values()) + " |"]
-    lines.append("| --- " * (3 + len(METRICS)) + "|")
+def markdown(rows: list[dict], columns: dict[str, dict]) -> str:
+    columns = {name: column for name, column in columns.items() if all(name in row for row in rows)}
+    lines = ["| recipe | seeds | training min | " + " | ".join(c["label"] for c in columns.values()) + " |"]
+    lines.append("| --- " * (3 + len(columns)) + "|")
     for row in rows:
         cells = []
-        for name, metric in METRICS.items():
-            value = row[name]
-            spread = "" if value["spread"] is None else f" ± {value['spread']:.{metric.digits}f}"
-            interval = f"[{value['low']:.{metric.digits}f}, {value['high']:.{metric.digits}f}]"
-            cells.append(f"{value['mean']:.{metric.digits}f}{spread} {interval}")
+        for name, column in columns.items():
+            value, digits = row[name], column["digits"]
+            spread = "" if value["spread"] is None else f" ± {value['spread']:.{digits}f}"
+            interval = "" if np.isnan(value["low"]) else f" [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
+            failed = f" (n_failed {value['n_failed']})" if value["n_failed"] else ""
+            cells.append(f"{value['mean']:.{digits}f}{spread}{interval}{failed}")
         lines.append(
             f"| {row['recipe']} | {row['seeds']} | {row['training_minutes']:.1f} | " + " | ".join(cells) + " |"
         )
@@ -100,31 +107,43 @@ def markdown(rows: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def load_evaluation(name: str, args) -> CodecEvaluation:
+    settings = build_settings(CodecEvaluation, read_settings(config_path(name), args.evaluate_set), name)
+    settings.data = settings.data.replace("{data_root}", args.data_root)
+    settings.baselines, settings.compare_to, settings.limit = [], None, args.limit or settings.limit
+    return settings
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", required=True, nargs="+", type=Path)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--data-root", default="data")
-    parser.add_argument("--test", required=True, type=Path, help="Parquet file of clips to measure on")
+    parser.add_argument("--evaluate", required=True, nargs="+", help="YAML files, or names that come with the package")
+    parser.add_argument(
+        "--evaluate-set", action="append", default=[], metavar="KEY=VALUE", help="change a value of every evaluation"
+    )
     parser.add_argument("--limit", type=int, default=None, help="measure on this many clips only")
     parser.add_argument("--output-dir", required=True, type=Path)
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of every recipe"
     )
     args = parser.parse_args(arguments)
+    # Whatever is wrong with a file is said before hours are spent.
     for path in args.recipes:
         load_recipe(path, args.data_root, args.set)
+    evaluations = {Path(name).stem: load_evaluation(name, args) for name in args.evaluate}
     folders = {path.stem: [train(path, seed, args) for seed in args.seeds] for path in args.recipes}
-    codecs = [
-        AudioTokenizationCodec.from_pretrained(folder / "model", name=folder.name)
-        for runs in folders.values()
-        for folder in runs
-    ]
-    measured = run(codecs, args.test, args.output_dir / "measured", args.limit)
-    rows = summarize(tabulate(codecs, measured, protocol(args.test)), folders)
-    (args.output_dir / "table.json").write_text(dump(rows, indent=2) + "\n", encoding="utf-8")
-    (args.output_dir / "table.md").write_text(markdown(rows), encoding="utf-8")
-    print(markdown(rows))
+    for name, settings in evaluations.items():
+        settings.models = {
+            folder.name: {"source": str(folder / "model")} for runs in folders.values() for folder in runs
+        }
+        table = evaluate(settings, args.output_dir / f"measured-{name}")
+        rows = summarize(table, folders)
+        text = markdown(rows, table["columns"])
+        (args.output_dir / f"table-{name}.json").write_text(dump(rows, indent=2) + "\n", encoding="utf-8")
+        (args.output_dir / f"table-{name}.md").write_text(text, encoding="utf-8")
+        print(f"{name}\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,16 @@ Codecs under test, behind one small protocol: a waveform at 16 kHz goes in, the 
 that stood between come out.
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import inspect
 import json
 import math
+import os
 import re
 from fractions import Fraction
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -177,54 +180,120 @@ class AudioTokenizationCodec:
 
     Args:
         model (`PreTrainedModel`): With `encode(input_values [1, 1, T], padding_mask)`, whose output has
-            `audio_codes [1, Q, F]`, and `decode(audio_codes=...)`, whose output has `audio_values`. Of the
-            extractor's outputs those are passed on that `encode` names. Put into evaluation mode.
+            `audio_codes [1, Q, F]` (EnCodec: `[1, 1, Q, F]`), and `decode(audio_codes=...)`, whose output has
+            `audio_values`. Of the extractor's outputs those are passed on that `encode` names. Put into evaluation mode.
         feature_extractor (`FeatureExtractionMixin`): Its `sampling_rate` is taken for the model's, in and out.
         name (`str`): Name in a table.
         device (`str`, *optional*, defaults to `"cpu"`): Where the model runs.
+        encode_arguments (`dict`, *optional*): Further arguments of `encode`: `{"bandwidth": 6.0}` for EnCodec and
+            X-Codec, `{"num_quantizers": 8}` for Mimi.
 
     Raises:
-        ValueError: The configuration names neither `codebook_size` nor `quantization_levels`.
+        ValueError: The configuration names neither `codebook_size` nor `quantization_levels`, or `encode` takes no such
+            argument.
     """
 
-    def __init__(self, model, feature_extractor, name: str, device: str = "cpu"):
+    def __init__(self, model, feature_extractor, name: str, device: str = "cpu", encode_arguments: dict | None = None):
         self.model = model.eval().to(device)
         self.feature_extractor = feature_extractor
         self.name = name
         self.device = device
+        self.encode_arguments = encode_arguments or {}
         config = model.config
         if hasattr(config, "codebook_size"):
-            codebook_size = config.codebook_size
+            self.codebook_size = config.codebook_size
         elif hasattr(config, "quantization_levels"):  # finite scalar quantization: one code for all dimensions
-            codebook_size = math.prod(config.quantization_levels)
+            self.codebook_size = math.prod(config.quantization_levels)
         else:
             raise ValueError(f"`model`: {type(config).__name__} has no `codebook_size` and no `quantization_levels`")
-        self.bits_per_code = math.log2(codebook_size)
-        self.fingerprint = fingerprint(model)
+        if self.encode_arguments:
+            unknown = sorted(self.encode_arguments.keys() - inspect.signature(model.encode).parameters.keys())
+            if unknown:
+                raise ValueError(f"`encode_arguments`: {type(model).__name__}.encode takes no {unknown[0]!r}")
+        self.bits_per_code = math.log2(self.codebook_size)
+        self.fingerprint = fingerprint(model) + (f" {self.encode_arguments}" if self.encode_arguments else "")
 
     @classmethod
-    def from_pretrained(cls, path: str, name: str, device: str = "cpu") -> "AudioTokenizationCodec":
+    def from_pretrained(
+        cls,
+        path: str,
+        name: str,
+        device: str = "cpu",
+        encode_arguments: dict | None = None,
+        revision: str = "main",
+    ) -> "AudioTokenizationCodec":
         """
         Args:
             path (`str`): Directory or Hub id with a model and a feature extractor.
-            name, device: As above.
-        """
-        from transformers import AutoFeatureExtractor, AutoModelForAudioTokenization
+            name, device, encode_arguments: As above.
+            revision (`str`, *optional*, defaults to `"main"`): Branch, tag or commit of a Hub id.
 
-        model = AutoModelForAudioTokenization.from_pretrained(path)
-        return cls(model, AutoFeatureExtractor.from_pretrained(path), name, device)
+        Raises:
+            ValueError: The checkpoint lacks weights, or as above.
+        """
+        from transformers import AutoFeatureExtractor, AutoModel
+
+        from hf_affectcodec.teachers.frozen import load_frozen
+
+        # Not AutoModelForAudioTokenization, whose list lacks EnCodec, Mimi and X-Codec.
+        model = load_frozen(AutoModel, path, revision)
+        extractor = AutoFeatureExtractor.from_pretrained(path, revision=revision)
+        return cls(model, extractor, name, device, encode_arguments)
+
+    @property
+    def sampling_rate(self) -> int:
+        """Of the model, in Hz."""
+        return self.feature_extractor.sampling_rate
+
+    @functools.cached_property
+    def hop_length(self) -> int:
+        """
+        Samples a frame at the model's rate: what the configuration says where the number of frames agrees, else what that
+        number says (the configuration of `descript/dac_24khz` has 512 for 320).
+        """
+        config, rate = self.model.config, self.sampling_rate
+        # Mimi has no `hop_length`, the others no `frame_size`.
+        stated = int(config.frame_size if hasattr(config, "frame_size") else config.hop_length)
+        short, long = (self.encode(np.zeros(seconds * rate, dtype=np.float32)).shape[1] for seconds in (1, 7))
+        return stated if abs(long - short - 6 * rate / stated) <= 1 else round(6 * rate / (long - short))
+
+    def _encode(self, samples: np.ndarray):
+        """[T] at the model's rate to the extractor's and the model's outputs."""
+        features = self.feature_extractor(samples, sampling_rate=self.sampling_rate, return_tensors="pt")
+        features = features.to(self.device)
+        accepted = inspect.signature(self.model.encode).parameters
+        known = {key: value for key, value in features.items() if key in accepted}
+        encoded = self.model.encode(**known, **self.encode_arguments)
+        if any(scale is not None for scale in encoded.get("audio_scales") or ()):
+            raise ValueError(f"`model`: {type(self.model).__name__} as configured decodes from scales too, not codes")
+        codes = encoded.audio_codes
+        if codes.ndim == 4 and len(codes) == 1:  # EnCodec: chunks first, and there is one
+            codes = codes[0]
+        if codes.ndim != 3 or codes.shape[0] != 1:
+            raise ValueError(f"`model`: `audio_codes` must have shape [1, Q, F], got {list(codes.shape)}")
+        return features, encoded, codes[0]
+
+    @torch.inference_mode()
+    def encode(self, samples: np.ndarray) -> np.ndarray:
+        """
+        Args:
+            samples (`np.ndarray` [T]): float32 at the model's `sampling_rate`.
+
+        Returns:
+            `np.ndarray` [Q, F]: Codes, int64.
+
+        Raises:
+            ValueError: The model cannot code this clip, or its codes are of another form.
+        """
+        return self._encode(samples)[2].cpu().numpy()
 
     @torch.inference_mode()
     def __call__(self, waveform: np.ndarray) -> tuple[np.ndarray, int]:
-        rate = self.feature_extractor.sampling_rate
+        rate = self.sampling_rate
         samples = resample(torch.from_numpy(waveform).float(), SAMPLING_RATE, rate).numpy()
-        features = self.feature_extractor(samples, sampling_rate=rate, return_tensors="pt").to(self.device)
-        accepted = inspect.signature(self.model.encode).parameters
-        encoded = self.model.encode(**{key: value for key, value in features.items() if key in accepted})
-        codes = encoded.audio_codes
-        if codes.ndim != 3 or codes.shape[0] != 1:
-            raise ValueError(f"`model`: `audio_codes` must have shape [1, Q, F], got {list(codes.shape)}")
-        decoded = self.model.decode(audio_codes=codes).audio_values.float().cpu().flatten()
+        features, encoded, codes = self._encode(samples)
+        scales = {"audio_scales": encoded.audio_scales} if "audio_scales" in encoded else {}
+        decoded = self.model.decode(audio_codes=encoded.audio_codes, **scales).audio_values.float().cpu().flatten()
 
         # A frame more or less at the end is padding; anything else is a wrong rate or a lost piece.
         num_frames = codes.shape[-1]
@@ -233,7 +302,43 @@ class AudioTokenizationCodec:
             raise ValueError(f"`model`: {decoded.numel()} samples came back for {samples.size} (slack {slack})")
         decoded = resample(decoded, rate, SAMPLING_RATE).numpy()[: waveform.size]
         decoded = np.pad(decoded, (0, waveform.size - decoded.size))
-        return decoded, math.ceil(num_frames * codes.shape[1] * self.bits_per_code)
+        return decoded, math.ceil(num_frames * codes.shape[0] * self.bits_per_code)
+
+
+SPEECHTOKENIZER_WEIGHTS = "speechtokenizer_hubert_avg/SpeechTokenizer.pt"
+
+
+def load_speechtokenizer(
+    source: "str | os.PathLike" = "fnlp/SpeechTokenizer",
+    name: str = "speechtokenizer",
+    device: str = "cpu",
+    revision: str = "main",
+    **config_changes,
+) -> AudioTokenizationCodec:
+    """
+    The public SpeechTokenizer, by the network of [`AffectCodecModel`], which computes the same from its weights (see
+    [`~hf_affectcodec.convert_speechtokenizer.from_speechtokenizer`]); its own package is not needed.
+
+    Args:
+        source (`str` or path, *optional*): Hub id with the authors' layout, or a checkpoint file.
+        name, device: As in [`AudioTokenizationCodec`].
+        revision (`str`, *optional*, defaults to `"main"`): Of the Hub repository.
+        config_changes: Of the configuration, where the checkpoint is of another size than the public one.
+
+    Raises:
+        ValueError: The weights are not SpeechTokenizer's.
+    """
+    from huggingface_hub import hf_hub_download
+
+    from hf_affectcodec import AffectCodecFeatureExtractor
+    from hf_affectcodec.convert_speechtokenizer import from_speechtokenizer
+
+    path = (
+        source if Path(source).is_file() else hf_hub_download(str(source), SPEECHTOKENIZER_WEIGHTS, revision=revision)
+    )
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    model = from_speechtokenizer(weights, **{"guidance_sources": (), **config_changes})
+    return AudioTokenizationCodec(model, AffectCodecFeatureExtractor(), name, device)
 
 
 def fingerprint(model) -> str:

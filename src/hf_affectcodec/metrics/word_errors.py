@@ -6,12 +6,14 @@ Here it is Whisper's (Radford et al., 2022, appendix C) as transformers ships it
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+from .statistics import CHUNK
 
 
 try:
@@ -159,6 +161,48 @@ def corpus_word_errors(errors: Iterable[WordErrors]) -> WordErrors:
     return total
 
 
+def _wer(counts: np.ndarray) -> np.ndarray:
+    """Of counts (H, S, D, I) in the last axis."""
+    hits, substitutions, deletions, insertions = np.moveaxis(counts, -1, 0)
+    return (substitutions + deletions + insertions) / (hits + substitutions + deletions)
+
+
+def _wil(counts: np.ndarray) -> np.ndarray:
+    """Of counts (H, S, D, I) in the last axis."""
+    hits, substitutions, deletions, insertions = np.moveaxis(counts, -1, 0)
+    # Without a word in the hypothesis H is 0, and so is the product.
+    return 1 - hits**2 / ((hits + substitutions + deletions) * np.maximum(hits + substitutions + insertions, 1))
+
+
+_RATES = {"wer": _wer, "wil": _wil}
+
+
+def _counts(errors: Iterable[WordErrors], name: str) -> np.ndarray:
+    counts = np.array(
+        [(item.hits, item.substitutions, item.deletions, item.insertions) for item in errors], dtype=np.float64
+    )
+    if len(counts) < 2:
+        raise ValueError(f"`{name}` must hold two utterances or more, got {len(counts)}")
+    return counts
+
+
+def _interval(errors, rate, seed: int, confidence: float, num_resamples: int) -> tuple[float, float]:
+    counts = _counts(errors, "errors")
+    if not 0 < confidence < 1:
+        raise ValueError(f"`confidence` must be between 0 and 1, got {confidence}")
+    generator = np.random.default_rng(seed)
+    rates = [rate(counts[drawn].sum(axis=1)) for drawn in _draws(generator, len(counts), len(counts), num_resamples)]
+    low, high = np.quantile(np.concatenate(rates), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def _draws(generator: np.random.Generator, high: int, size: int, num_resamples: int) -> Iterator[np.ndarray]:
+    """Yields integers below `high`, [R, size], in pieces of bounded memory that make `num_resamples` rows together."""
+    rows = max(1, CHUNK // size)
+    for start in range(0, num_resamples, rows):
+        yield generator.integers(high, size=(min(rows, num_resamples - start), size))
+
+
 def corpus_wer_interval(
     errors: Iterable[WordErrors], seed: int = 0, confidence: float = 0.95, num_resamples: int = 10_000
 ) -> tuple[float, float]:
@@ -178,12 +222,71 @@ def corpus_wer_interval(
     Raises:
         ValueError: Fewer than two utterances, or `confidence` is not in (0, 1).
     """
-    counts = np.array([(item.num_errors, item.num_reference_words) for item in errors], dtype=np.float64)
-    if len(counts) < 2:
-        raise ValueError(f"`errors` must hold two utterances or more, got {len(counts)}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` must be between 0 and 1, got {confidence}")
+    return _interval(errors, _wer, seed, confidence, num_resamples)
+
+
+def corpus_wil_interval(
+    errors: Iterable[WordErrors], seed: int = 0, confidence: float = 0.95, num_resamples: int = 10_000
+) -> tuple[float, float]:
+    """The same interval of the corpus WIL."""
+    return _interval(errors, _wil, seed, confidence, num_resamples)
+
+
+@dataclass(frozen=True)
+class RateDifference:
+    """
+    Args:
+        difference (`float`): Rate of the first less that of the second.
+        low, high (`float`): Bootstrap interval over utterances, drawn in pairs.
+        p (`float`): Of the two-sided permutation test.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def corpus_rate_difference(
+    first: Iterable[WordErrors],
+    second: Iterable[WordErrors],
+    rate: str = "wer",
+    seed: int = 0,
+    num_resamples: int = 10_000,
+) -> RateDifference:
+    """
+    Two systems' corpus rates on the same utterances, compared in pairs. If the systems were alike, which of the two made
+    a transcript would be a coin flip for each utterance: p is the share of ways to swap them, the observed one among
+    them, whose |difference| is at least the observed one, `(1 + hits) / (1 + num_resamples)`.
+
+    Args:
+        first, second (iterable of [`WordErrors`]): One an utterance in the same order, two or more.
+        rate (`str`, *optional*, defaults to `"wer"`): `"wer"` or `"wil"`.
+        seed (`int`, *optional*, defaults to 0): Of NumPy's default generator.
+        num_resamples (`int`, *optional*, defaults to 10000): Draws of the bootstrap and of the test.
+
+    Returns:
+        [`RateDifference`]
+
+    Raises:
+        ValueError: The numbers of utterances differ or are below two, or `rate` is another.
+    """
+    if rate not in _RATES:
+        raise ValueError(f"`rate` must be one of {sorted(_RATES)}, got {rate!r}")
+    of = _RATES[rate]
+    first, second = _counts(first, "first"), _counts(second, "second")
+    if first.shape != second.shape:
+        raise ValueError(f"`second` must have one item an utterance of `first`, got {len(second)} and {len(first)}")
     generator = np.random.default_rng(seed)
-    sums = np.stack([counts[generator.integers(len(counts), size=len(counts))].sum(0) for _ in range(num_resamples)])
-    low, high = np.quantile(sums[:, 0] / sums[:, 1], [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    observed = of(first.sum(0)) - of(second.sum(0))
+    resampled = [
+        of(first[drawn].sum(axis=1)) - of(second[drawn].sum(axis=1))
+        for drawn in _draws(generator, len(first), len(first), num_resamples)
+    ]
+    hits = 0
+    for swapped in _draws(generator, 2, len(first), num_resamples):
+        moved = swapped @ (second - first)
+        differences = of(first.sum(0) + moved) - of(second.sum(0) - moved)
+        hits += int((np.abs(differences) >= abs(observed) - 1e-12).sum())  # equal up to rounding
+    low, high = np.quantile(np.concatenate(resampled), [0.025, 0.975])
+    return RateDifference(float(observed), float(low), float(high), (1 + hits) / (1 + num_resamples))

@@ -11,20 +11,12 @@ from tiny import tiny_model
 
 from hf_affectcodec import AffectCodecFeatureExtractor
 from hf_affectcodec.benchmarks import codec_table
-from hf_affectcodec.benchmarks.codec_table import (
-    METRICS,
-    Rows,
-    main,
-    markdown,
-    measure,
-    parse_model,
-    read_clips,
-    run,
-    run_codec,
-    tabulate,
-    worst_failures,
-)
+from hf_affectcodec.benchmarks.clips import read_clips
+from hf_affectcodec.benchmarks.codec_table import METRICS, main, markdown, parse_model, run, tabulate, worst_failures
 from hf_affectcodec.benchmarks.codecs import Original, PyAVCodec
+from hf_affectcodec.benchmarks.measuring import run_codec
+from hf_affectcodec.benchmarks.rows import Rows
+from hf_affectcodec.benchmarks.signal_columns import measure
 from hf_affectcodec.metrics.lsd import lsd
 from hf_affectcodec.metrics.stoi import stoi
 
@@ -183,8 +175,8 @@ def test_bugs_end_the_run(tmp_path, clips, cheap):
         run([Noise(faults={1: fail(TypeError("a bug"))})], data, tmp_path)
 
 
-def test_a_silent_copy_has_no_lag(waveforms, cheap):
-    result = measure(waveforms[0], np.zeros_like(waveforms[0]))
+def test_a_silent_copy_has_no_lag(waveforms):
+    result = measure(CHEAP, waveforms[0], np.zeros_like(waveforms[0]))
     assert (result["lag"], result["correlation"], result["shift"]) == (None, None, 0)
     assert result["metrics"]["lsd"] > 3
 
@@ -192,18 +184,18 @@ def test_a_silent_copy_has_no_lag(waveforms, cheap):
 # ----- alignment
 
 
-def test_a_delay_is_taken_out_before_metrics(waveforms, cheap):
+def test_a_delay_is_taken_out_before_metrics(waveforms):
     clip = waveforms[1]
     late = np.concatenate([np.zeros(160, np.float32), clip[:-160]])
-    result = measure(clip, late)
+    result = measure(CHEAP, clip, late)
     assert (result["lag"], result["shift"]) == (160, 160)
     assert result["correlation"] > 0.9
     assert result["metrics"]["stoi"] > 0.98 > stoi(clip, late, 16000)
 
 
-def test_a_lag_without_correlation_is_not_applied(waveforms, cheap):
+def test_a_lag_without_correlation_is_not_applied(waveforms):
     noise = np.random.default_rng(0).standard_normal(waveforms[0].size).astype(np.float32) * 0.1
-    result = measure(waveforms[0], noise)
+    result = measure(CHEAP, waveforms[0], noise)
     assert result["correlation"] < 0.5
     assert result["shift"] == 0
 
@@ -317,8 +309,8 @@ def test_reading(tmp_path, waveforms, clips):
     ]
     assert [clip.data for clip in found] == clips
     assert [clip.index for clip in read_clips(data, 2)] == [0, 1]
-    row, reference, _ = run_codec(Original(), found[0])
-    np.testing.assert_allclose(reference, waveforms[0], atol=1e-4)
+    row, sample = run_codec(Original(), found[0])
+    np.testing.assert_allclose(sample.reference, waveforms[0], atol=1e-4)
     assert (row["seconds"], row["bits"]) == (1.0, 256000)
 
     pyarrow.parquet.write_table(pa.table({"sound": [1]}), tmp_path / "other.parquet")

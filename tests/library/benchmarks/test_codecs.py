@@ -4,10 +4,29 @@ import numpy as np
 import pytest
 import torch
 from tiny import tiny_model
-from transformers import DacConfig, DacFeatureExtractor, DacModel
+from transformers import (
+    DacConfig,
+    DacFeatureExtractor,
+    DacModel,
+    EncodecConfig,
+    EncodecFeatureExtractor,
+    EncodecModel,
+    HubertConfig,
+    MimiConfig,
+    MimiModel,
+    XcodecConfig,
+    XcodecModel,
+)
 
 from hf_affectcodec import AffectCodecFeatureExtractor
-from hf_affectcodec.benchmarks.codecs import AudioTokenizationCodec, Original, PyAVCodec, fingerprint
+from hf_affectcodec.benchmarks.codecs import (
+    AudioTokenizationCodec,
+    Original,
+    PyAVCodec,
+    fingerprint,
+    load_speechtokenizer,
+)
+from hf_affectcodec.benchmarks.speed import build_peer
 from hf_affectcodec.metrics.alignment import estimate_lag
 from hf_affectcodec.metrics.pesq import pesq
 
@@ -155,3 +174,121 @@ def test_models_without_a_codebook_size_are_refused():
 
     with pytest.raises(ValueError, match="`model`: object has no `codebook_size`"):
         AudioTokenizationCodec(Model(1, 1), None, "linear")
+
+
+# ----- other families, with random weights
+
+
+def encodec():
+    config = EncodecConfig(
+        num_filters=4,
+        hidden_size=16,
+        num_lstm_layers=1,
+        codebook_size=64,
+        upsampling_ratios=[8, 5, 4, 2],
+        target_bandwidths=[0.9, 1.8],  # 75 frames of 6 bits: 2 and 4 codebooks
+    )
+    return EncodecModel(config), EncodecFeatureExtractor(sampling_rate=24000), {"bandwidth": 1.8}, (24000, 320, 4, 6)
+
+
+def dac():
+    config = DacConfig(
+        encoder_hidden_size=4,
+        decoder_hidden_size=32,
+        downsampling_ratios=[2, 4, 5, 8],
+        n_codebooks=3,
+        codebook_size=64,
+        sampling_rate=16000,
+        hop_length=512,  # as in the configuration of a real checkpoint, whose frames have 320 samples
+    )
+    return DacModel(config), DacFeatureExtractor(sampling_rate=16000, hop_length=320), {}, (16000, 320, 3, 6)
+
+
+def mimi():
+    config = MimiConfig(
+        num_filters=4,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        intermediate_size=16,
+        codebook_size=64,
+        codebook_dim=8,
+        vector_quantization_hidden_dimension=8,
+        num_quantizers=4,
+        upsample_groups=16,
+    )
+    extractor = EncodecFeatureExtractor(sampling_rate=24000)
+    return MimiModel(config), extractor, {"num_quantizers": 3}, (24000, 1920, 3, 6)
+
+
+def xcodec():
+    acoustic = DacConfig(
+        encoder_hidden_size=4,
+        decoder_hidden_size=64,
+        downsampling_ratios=[8, 5, 4, 2],
+        n_codebooks=2,
+        codebook_size=16,
+    )
+    semantic = HubertConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        conv_dim=(8,) * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+    )
+    config = XcodecConfig(
+        acoustic_model_config=acoustic.to_dict(),
+        semantic_model_config=semantic.to_dict(),
+        codebook_size=16,
+        codebook_dim=96,
+        target_bandwidths=[0.2, 0.4],
+    )
+    extractor = DacFeatureExtractor(sampling_rate=16000, hop_length=320)
+    return XcodecModel(config), extractor, {"bandwidth": 0.4}, (16000, 320, 2, 4)
+
+
+@pytest.mark.parametrize("family", [encodec, dac, mimi, xcodec], ids=lambda family: family.__name__)
+def test_families_of_transformers(family, tmp_path, speech):
+    torch.manual_seed(0)
+    model, extractor, arguments, (rate, hop, num_quantizers, bits_per_code) = family()
+    model.save_pretrained(tmp_path)
+    extractor.save_pretrained(tmp_path)
+    codec = AudioTokenizationCodec.from_pretrained(str(tmp_path), "codec", encode_arguments=arguments)
+    assert (codec.sampling_rate, codec.hop_length) == (rate, hop)
+    decoded, bits = codec(speech)
+    assert decoded.shape == speech.shape and decoded.dtype == np.float32 and np.isfinite(decoded).all()
+    num_frames = math.ceil(speech.size * rate / 16000 / hop)
+    assert bits == num_frames * num_quantizers * bits_per_code
+    codes = codec.encode(np.zeros(rate, dtype=np.float32))
+    assert codes.shape == (num_quantizers, math.ceil(rate / hop)) and codes.dtype == np.int64
+    with pytest.raises(ValueError, match="`encode_arguments`: .* takes no 'kbps'"):
+        AudioTokenizationCodec(model, extractor, "codec", encode_arguments={"kbps": 4})
+
+
+def test_encodec_is_what_transformers_decodes(speech):
+    torch.manual_seed(0)
+    model, _, _, _ = encodec()
+    extractor = EncodecFeatureExtractor(sampling_rate=16000)  # no resampling, so that outputs compare
+    decoded, _ = AudioTokenizationCodec(model, extractor, "encodec", encode_arguments={"bandwidth": 1.8})(speech)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(speech)[None, None], bandwidth=1.8).audio_values[0, 0]
+    np.testing.assert_allclose(decoded, expected[: speech.size].numpy(), atol=1e-6)
+    scaled = EncodecModel(EncodecConfig(**{**model.config.to_dict(), "normalize": True}))
+    with pytest.raises(ValueError, match="decodes from scales too"):
+        AudioTokenizationCodec(scaled, extractor, "encodec")(speech)
+
+
+def test_speechtokenizer_is_its_package(tmp_path, speech):
+    theirs = build_peer(4)
+    torch.save(theirs.state_dict(), tmp_path / "SpeechTokenizer.pt")
+    codec = load_speechtokenizer(tmp_path / "SpeechTokenizer.pt", num_filters=4)
+    clip = speech[:16000]
+    decoded, bits = codec(clip)
+    with torch.no_grad():
+        expected = theirs.decode(theirs.encode(torch.from_numpy(clip)[None, None]))[0, 0]
+    np.testing.assert_allclose(decoded, expected.numpy(), atol=1e-5)
+    assert bits == 50 * 8 * 10

@@ -4,7 +4,9 @@ import pytest
 from hf_affectcodec.metrics.statistics import bootstrap_interval
 from hf_affectcodec.metrics.word_errors import (
     WordErrors,
+    corpus_rate_difference,
     corpus_wer_interval,
+    corpus_wil_interval,
     corpus_word_errors,
     normalize,
     word_errors,
@@ -93,3 +95,53 @@ def test_interval_of_equal_lengths_is_that_of_the_mean():
         corpus_wer_interval(errors[:1])
     with pytest.raises(ValueError, match="`confidence` must be between 0 and 1"):
         corpus_wer_interval(errors, confidence=95)
+
+
+def random_errors(seed, wrong):
+    """40 utterances of 3 to 9 words."""
+    rng = np.random.default_rng(seed)
+    words = rng.integers(3, 10, size=40)
+    bad = rng.binomial(words, wrong)
+    return [
+        WordErrors(hits=int(n - k), substitutions=int(k), insertions=int(i))
+        for n, k, i in zip(words, bad, rng.integers(0, 2, 40), strict=True)
+    ]
+
+
+def slow_rates(errors, num_resamples=1500, seed=3):
+    """WER and WIL of resampled corpora, by the dataclass."""
+    rng = np.random.default_rng(seed)
+    corpora = [
+        corpus_word_errors(errors[i] for i in rng.integers(len(errors), size=len(errors)))
+        for _ in range(num_resamples)
+    ]
+    return np.array([(corpus.wer, corpus.wil) for corpus in corpora])
+
+
+def test_intervals_are_those_of_a_slow_bootstrap():
+    errors = random_errors(0, 0.2)
+    low, high = np.quantile(slow_rates(errors), [0.025, 0.975], axis=0)
+    assert corpus_wer_interval(errors) == pytest.approx((low[0], high[0]), abs=0.02)
+    assert corpus_wil_interval(errors) == pytest.approx((low[1], high[1]), abs=0.02)
+    assert corpus_wil_interval([WordErrors(deletions=2), WordErrors(deletions=3)]) == (1, 1)  # nothing was heard
+
+
+def test_paired_difference_of_corpora():
+    better, worse = random_errors(0, 0.1), random_errors(1, 0.3)
+    for rate in ("wer", "wil"):
+        result = corpus_rate_difference(worse, better, rate)
+        of = [getattr(corpus_word_errors(errors), rate) for errors in (worse, better)]
+        assert result.difference == pytest.approx(of[0] - of[1])
+        assert result.low < result.difference < result.high
+        assert result.p < 0.01
+        mirrored = corpus_rate_difference(better, worse, rate)
+        assert mirrored.difference == pytest.approx(-result.difference)
+        same = corpus_rate_difference(better, better, rate)
+        assert (same.difference, same.low, same.high, same.p) == (0, 0, 0, 1)
+    # Two utterances of which the first system gets both wrong: two of the four swaps are as far apart, so p is near 1/2.
+    wrong, right = [WordErrors(substitutions=2)] * 2, [WordErrors(hits=2)] * 2
+    assert corpus_rate_difference(wrong, right).p == pytest.approx(1 / 2, abs=0.02)
+    with pytest.raises(ValueError, match="`second` must have one item an utterance"):
+        corpus_rate_difference(better, worse[1:])
+    with pytest.raises(ValueError, match="`rate` must be one of"):
+        corpus_rate_difference(better, worse, "cer")
