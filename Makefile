@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow style quality clean
+.PHONY: demo test test-slow test-browser style quality clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,10 @@ test: $(VENV)/installed
 
 test-slow: $(VENV)/installed
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TQDM_DISABLE=1 $(BIN)/python -m pytest -n 2 -m slow --durations=10
+
+# The pages in Debian's chromium, one browser at a time; skipped where it is not installed.
+test-browser: $(VENV)/installed
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TQDM_DISABLE=1 $(BIN)/python -m pytest -m browser tests/spaces --durations=5
 
 style: $(VENV)/installed
 	$(BIN)/ruff check --fix .

@@ -46,8 +46,33 @@ def _parser() -> argparse.ArgumentParser:
             )
     demo = commands.add_parser("demo", help="the codec in a browser", description="Serves the codec as a web page.")
     demo.add_argument("--model", help="folder or Hub id (default: the checkpoint shipped in the package)")
+    demo.add_argument("--tts", help="folder or Hub id of a speech language model, for the tab Speak")
+    demo.add_argument(
+        "--recogniser",
+        action="append",
+        default=[],
+        help="folder or Hub id of an emotion recogniser, for the tab Recognise; may be given several times",
+    )
     demo.add_argument("--port", type=_count, help="default: 7860, or the next one that is free")
     commands.add_parser("corpora", help="the catalogue of corpora", description="The catalogue of corpora (Markdown).")
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="the paper's tables on any data",
+        description="Measure codecs, recognition on coded speech, or TTS.",
+    )
+    evaluate.add_argument("table", choices=("codec", "ser", "tts"), help="which table")
+    evaluate.add_argument(
+        "options", nargs=argparse.REMAINDER, metavar="...", help="`affectcodec evaluate codec --help` says which"
+    )
+    classify = commands.add_parser(
+        "classify", help="the emotion of recordings", description="Classes with their probabilities, a line a file."
+    )
+    classify.add_argument("files", metavar="IN", nargs="+", type=Path, help="files, or folders taken at any depth")
+    classify.add_argument("--model", help="folder or Hub id (default: the checkpoint shipped in the package)")
+    classify.add_argument("--device", help="where to run (default: cuda if there is one, else cpu)")
+    classify.add_argument("--json", action="store_true", help="one JSON object a line")
+    # `main` hands what follows to `speak.main`, whose arguments are too many to stand here twice.
+    commands.add_parser("speak", help="text to speech in the voice and mood of a prompt", add_help=False)
     publish = commands.add_parser(
         "publish", help="upload a staged folder", description="Check and upload a staged folder."
     )
@@ -71,8 +96,33 @@ def _demo(arguments: argparse.Namespace) -> int:
         from .space.app import serve
     except ModuleNotFoundError as error:
         raise ImportError(f"the page needs `{error.name}`: pip install 'hf-affectcodec[eval,space]'") from error
-    serve(load_codec(arguments.model), arguments.port)
+    tts, recognisers = None, {}
+    if arguments.tts is not None:
+        from .speak import load_tts
+
+        tts = load_tts(arguments.tts)
+    if arguments.recogniser:
+        from .classify import load_classifier
+
+        recognisers = {Path(source).name: load_classifier(source) for source in arguments.recogniser}
+    serve(load_codec(arguments.model), arguments.port, tts, recognisers)
     return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    if arguments.table == "codec":
+        from .benchmarks.evaluate_codec import main
+    elif arguments.table == "ser":
+        from .benchmarks.emo_superb import main
+    else:
+        from .benchmarks.evaluate_tts import main
+    return main(arguments.options)
+
+
+def _classify(arguments: argparse.Namespace) -> int:
+    from .classify import main
+
+    return main(arguments)
 
 
 def _publish(arguments: argparse.Namespace) -> int:
@@ -113,9 +163,21 @@ def main(argv: "list[str] | None" = None) -> int:
     Returns:
         `int`: Exit status; 2 where anything was wrong, which one line a problem on stderr names.
     """
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["speak"]:
+        from .speak import main as speak
+
+        return speak(argv[1:])
     arguments = _parser().parse_args(argv)
+    commands = {
+        "classify": _classify,
+        "corpora": _corpora,
+        "demo": _demo,
+        "evaluate": _evaluate,
+        "publish": _publish,
+    }
     try:
-        return {"corpora": _corpora, "demo": _demo, "publish": _publish}.get(arguments.command, _convert)(arguments)
+        return commands.get(arguments.command, _convert)(arguments)
     except (ValueError, OSError, ImportError) as error:
         print(f"affectcodec: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

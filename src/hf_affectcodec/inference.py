@@ -36,12 +36,14 @@ class Codec:
         feature_extractor ([`AffectCodecFeatureExtractor`]): With the model's sampling rate and hop length.
         name (`str`): A Hub id with its revision, or the name of a folder.
         codebooks_sha256 (`str`): SHA-256 of the codebooks, float32 `[Q, K, C]`, little-endian.
+        guidance_source (`str`, *optional*): What guides the encoder, `"self"` or `"none"`. Default: the model's own.
     """
 
     model: AffectCodecModel
     feature_extractor: AffectCodecFeatureExtractor
     name: str
     codebooks_sha256: str
+    guidance_source: str | None = None
 
     @property
     def sampling_rate(self) -> int:
@@ -61,9 +63,12 @@ class Codec:
         inputs = self.feature_extractor(waveform, sampling_rate=self.sampling_rate, return_tensors="pt")
         inputs = inputs.to(self.model.device)
         if waveform.shape[-1] > LONG_SECONDS * self.sampling_rate:
-            codes = self.model.encode_long(inputs["input_values"], num_quantizers=num_quantizers).audio_codes[0]
+            encoded = self.model.encode_long(inputs["input_values"], num_quantizers, self.guidance_source)
         else:
-            codes = self.model.encode(**inputs, num_quantizers=num_quantizers).audio_codes[0]
+            encoded = self.model.encode(
+                **inputs, num_quantizers=num_quantizers, guidance_source=self.guidance_source
+            )
+        codes = encoded.audio_codes[0]
         return AudioCodes(
             audio_codes=codes.short().cpu(),
             num_samples=waveform.shape[-1],

@@ -86,8 +86,10 @@ def screen_listeners(
     """
     listeners = sorted({answer.listener for answer in answers})
     scored = [answer for answer in answers if answer.role != "attention"]
+    # The rules of the recommendation are in points of MUSHRA's scale.
+    mushra = [answer for answer in scored if answer.method == "mushra"]
     above = defaultdict(list)
-    for answer in scored:
+    for answer in mushra:
         if answer.role == "mid_anchor":
             above[answer.clip].append(answer.score > TRANSPARENT)
     counted = {clip for clip, values in above.items() if _share(values) <= MAX_SHARE_OF_LISTENERS}
@@ -95,12 +97,13 @@ def screen_listeners(
     screenings = []
     for listener in listeners:
         own = [answer for answer in answers if answer.listener == listener]
+        rated = [answer for answer in mushra if answer.listener == listener]
         attention = _share(
             [item.expected_low <= item.score <= item.expected_high for item in own if item.role == "attention"]
         )
-        reference = _share([item.score < TRANSPARENT for item in own if item.role == "hidden_reference"])
+        reference = _share([item.score < TRANSPARENT for item in rated if item.role == "hidden_reference"])
         anchor = _share(
-            [item.score > TRANSPARENT for item in own if item.role == "mid_anchor" and item.clip in counted]
+            [item.score > TRANSPARENT for item in rated if item.role == "mid_anchor" and item.clip in counted]
         )
         agreement = agreements.get(listener, math.nan)
         reasons = []
