@@ -51,6 +51,19 @@ class GraphFusionConfig(PreTrainedConfig):
         class_weights (`list[float]`, *optional*): One weight a class; the published runs use N / N_class.
         focal_alpha (`float`, *optional*, defaults to 0.5): Constant factor of the focal loss.
         focal_gamma (`float`, *optional*, defaults to 2.0): Exponent of the focal loss.
+        speech_encoders (`dict[str, str]`, *optional*):
+            Where the sequences of vectors come from when the model is given a waveform: modality to the Hub id or folder of
+            an encoder of 50 frames a second, such as `{"audio": "openai/whisper-large-v3"}`. A folder that starts with `./`
+            or `../` is relative to this model's own. A modality that has no encoder and is not given is absent.
+        text_encoder (`str`, *optional*):
+            Hub id or folder of the encoder of the modality `"text"`, such as `"FacebookAI/roberta-large"`.
+        recognizer (`str`, *optional*):
+            Hub id or folder of the speech recogniser (Whisper, or any CTC model) that makes transcripts where none are given;
+            `None`: then `"text"` is absent.
+        encoder_revisions (`dict[str, str]`, *optional*): Branch, tag or commit of those of them that are not at `"main"`.
+        encoder_window_seconds (`float`, *optional*, defaults to 30.0):
+            Longer waveforms are run through encoders and recogniser in windows of this length, a multiple of 0.02 s.
+        sampling_rate (`int`, *optional*, defaults to 16000): Sampling rate of `input_values` in Hz.
 
     Example:
 
@@ -84,6 +97,12 @@ class GraphFusionConfig(PreTrainedConfig):
     class_weights: list[float] | None = None
     focal_alpha: float = 0.5
     focal_gamma: float = 2.0
+    speech_encoders: dict[str, str] | None = None
+    text_encoder: str | None = None
+    recognizer: str | None = None
+    encoder_revisions: dict[str, str] | None = None
+    encoder_window_seconds: float = 30.0
+    sampling_rate: int = 16000
 
     def __post_init__(self, **kwargs):
         if self.feature_sizes is None:
@@ -92,6 +111,10 @@ class GraphFusionConfig(PreTrainedConfig):
             self.token_sizes = dict(TOKEN_SIZES)
         if self.num_attention_heads is None:
             self.num_attention_heads = 1 if self.fusion == "transformer" else 8
+        if self.speech_encoders is None:
+            self.speech_encoders = {}
+        if self.encoder_revisions is None:
+            self.encoder_revisions = {}
         super().__post_init__(**kwargs)
 
     @property
@@ -125,6 +148,7 @@ class GraphFusionConfig(PreTrainedConfig):
         for name in ("num_attention_heads", "graph_num_heads"):
             if getattr(self, name) < 1 or self.hidden_size % getattr(self, name):
                 raise ValueError(f"`{name}` must divide `hidden_size` ({self.hidden_size}), got {getattr(self, name)}")
+        self._validate_encoders()
         for name in ("dropout", "modality_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must lie in [0, 1), got {getattr(self, name)}")
@@ -133,6 +157,26 @@ class GraphFusionConfig(PreTrainedConfig):
         ):
             raise ValueError(
                 f"`class_weights` must hold {self.num_labels} numbers (`num_labels`), 0 or more, got {self.class_weights}"
+            )
+
+    def _validate_encoders(self):
+        unknown = sorted(set(self.speech_encoders) - set(self.feature_sizes))
+        if unknown:
+            raise ValueError(f"`speech_encoders` names {unknown}; vectors are {sorted(self.feature_sizes)}")
+        if self.text_encoder is not None and ("text" not in self.feature_sizes or "text" in self.speech_encoders):
+            raise ValueError(
+                "`text_encoder` makes the modality 'text': it must be in `feature_sizes` and have no other encoder"
+            )
+        if self.recognizer is not None and self.text_encoder is None:
+            raise ValueError("`recognizer` makes transcripts for `text_encoder`, and there is none")
+        named = {*self.speech_encoders.values(), self.text_encoder, self.recognizer}
+        unknown = sorted(set(self.encoder_revisions) - named)
+        if unknown:
+            raise ValueError(f"`encoder_revisions` names {unknown}, which is no encoder of this configuration")
+        hops = self.encoder_window_seconds * 50
+        if hops < 1 or abs(hops - round(hops)) > 1e-6:
+            raise ValueError(
+                f"`encoder_window_seconds` must be a positive multiple of 0.02, got {self.encoder_window_seconds}"
             )
 
 

@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig
 LAYER_FUSIONS = ("frame", "utterance", "mean", "single")
 OPENSMILE_FUSIONS = ("none", "early", "late", "gate")
 OPENSMILE_LEVELS = ("functionals", "lld")
-TOKENIZER_KINDS = ("encoder", "codec")
+TOKENIZER_KINDS = ("encoder", "codec", "log_mel")
 
 
 @strict
@@ -43,11 +43,14 @@ class TokenFusionConfig(PreTrainedConfig):
         classifier_hidden_size (`int`, *optional*, defaults to 1024): Width of the head.
         classifier_dropout (`float`, *optional*, defaults to 0.5): Dropout before and in the head.
         class_weights (`list[float]`, *optional*): Weight of each class in the cross-entropy; `None`: 1.
-        tokenizer_kind (`str`, *optional*, defaults to `"encoder"`): What makes the streams: `"encoder"` or `"codec"`.
+        tokenizer_kind (`str`, *optional*, defaults to `"encoder"`):
+            What makes the streams: `"encoder"`, `"codec"`, or `"log_mel"`, a control that has learnt nothing: one stream of
+            `hidden_size` log-mel bands, 50 frames a second; with it `tokenizer_layers` is `[0]`.
         tokenizer_model (`str`, *optional*):
             Its Hub id or folder; one that starts with `./` or `../` is relative to this model's own folder. Needed for
             waveforms only.
-        tokenizer_revision (`str`, *optional*, defaults to `"main"`): Branch, tag or commit of it.
+        tokenizer_revision (`str`, *optional*, defaults to `"main"`):
+            Branch, tag or commit of it; where it lies in this model's own Hub repository (`./codec`), of that.
         tokenizer_layers (`list[int]`, *optional*):
             `"encoder"`: which of its `hidden_states` are the streams, in order; 0 is the input of the first layer.
         tokenizer_frame_rate (`float`, *optional*, defaults to 50.0):
@@ -111,6 +114,8 @@ class TokenFusionConfig(PreTrainedConfig):
             raise ValueError(f"`single_stream` must lie in 0..{self.num_streams - 1}, got {self.single_stream}")
         if self.tokenizer_kind == "codec" and not self.quantized:
             raise ValueError("`quantized` = False needs `tokenizer_kind` = 'encoder': a codec gives tokens")
+        if self.tokenizer_kind == "log_mel" and (self.tokenizer_model is not None or self.tokenizer_layers != [0]):
+            raise ValueError("`tokenizer_kind` = 'log_mel' needs `tokenizer_layers` = [0] and no `tokenizer_model`")
         if self.tokenizer_kind == "codec" and self.tokenizer_layers is not None:
             raise ValueError("`tokenizer_layers` are an encoder's; a codec's streams are its first codebooks")
         if self.tokenizer_layers is not None and len(self.tokenizer_layers) != self.num_streams:

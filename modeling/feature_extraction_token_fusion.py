@@ -107,10 +107,7 @@ class TokenFusionFeatureExtractor(AffectCodecFeatureExtractor):
             ImportError: openSMILE features are asked for and the package `opensmile` is missing.
             ValueError: naming the argument that is malformed.
         """
-        longest = None if self.max_seconds is None else round(self.max_seconds * self.sampling_rate)
-        if max_length is None and longest is not None and padding != "max_length":
-            truncation, max_length = True, longest // self.hop_length * self.hop_length
-        batch = super().__call__(audio, sampling_rate, padding, truncation, max_length)
+        batch = self.pad_waveforms(audio, sampling_rate, padding, truncation, max_length)
         if self.opensmile_feature_set is not None:
             clips = zip(batch["input_values"], batch["padding_mask"], strict=True)
             features = [self.opensmile_features(values[0, mask]) for values, mask in clips]
@@ -118,6 +115,13 @@ class TokenFusionFeatureExtractor(AffectCodecFeatureExtractor):
                 features, batch["opensmile_attention_mask"] = _pad(features)
             batch["opensmile_features"] = list(features)
         return batch.convert_to_tensors(return_tensors) if return_tensors is not None else batch
+
+    def pad_waveforms(self, audio, sampling_rate, padding=True, truncation=False, max_length=None) -> BatchFeature:
+        """`input_values` and `padding_mask`, cut at `max_seconds`; arguments as of [`AffectCodecFeatureExtractor`]."""
+        if max_length is None and self.max_seconds is not None and padding != "max_length":
+            frames = round(self.max_seconds * self.sampling_rate) // self.hop_length
+            truncation, max_length = True, frames * self.hop_length
+        return super().__call__(audio, sampling_rate, padding, truncation, max_length)
 
     def pad_tokens(self, items: list[dict]) -> BatchFeature:
         """

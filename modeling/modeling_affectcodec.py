@@ -464,8 +464,6 @@ class AffectCodecModel(AffectCodecPreTrainedModel):
 
 
 __all__ = [
-    "AffectCodecDecoderOutput",
-    "AffectCodecEncoderOutput",
     "AffectCodecModel",
     "AffectCodecOutput",
     "AffectCodecPreTrainedModel",

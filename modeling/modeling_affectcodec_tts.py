@@ -16,7 +16,11 @@ from .inputs_affectcodec_tts import check_codes, check_frames, check_mask, check
 from .layers_affectcodec_tts import AffectCodecTTSPreTrainedModel
 from .modeling_affectcodec import AffectCodecModel
 from .nar_affectcodec_tts import AffectCodecTTSNonAutoregressiveModel
-from .sampling_affectcodec_tts import AffectCodecTTSCodeStreamer, AffectCodecTTSRepetitionAwareSampling
+from .sampling_affectcodec_tts import (
+    AffectCodecTTSClassifierFreeGuidance,
+    AffectCodecTTSCodeStreamer,
+    AffectCodecTTSRepetitionAwareSampling,
+)
 
 
 # Plain sampling, as in the public VALL-E (transformers' own default is the 50 likeliest ids), for twenty seconds at most:
@@ -227,6 +231,8 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         min_new_frames: int = 1,
         repetition_window: int | None = None,
         repetition_threshold: float = 0.1,
+        emotion_mask: torch.Tensor | None = None,
+        emotion_guidance: float = 1.0,
         seed: int | None = None,
         codes_callback: Callable[[torch.LongTensor], None] | None = None,
         generation_config: GenerationConfig | None = None,
@@ -254,6 +260,11 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
             repetition_window (`int`, *optional*):
                 Turns on repetition-aware sampling over so many last codes (VALL-E 2 uses 10); needs `do_sample`.
             repetition_threshold (`float`, *optional*, defaults to 0.1): Share of the window that one code may fill.
+            emotion_mask (`torch.Tensor` of shape `(batch, text_length)`, *optional*):
+                1 at symbols of emotion, as the processor gives it.
+            emotion_guidance (`float`, *optional*, defaults to 1.0):
+                Scale of classifier-free guidance of codebook 1 towards the symbols of `emotion_mask`; 1: none, and no
+                second run of the model. Only for models that were trained with emotions and, now and then, without.
             seed (`int`, *optional*): Makes sampling repeatable; leaves torch's own random state as it was.
             codes_callback (`Callable`, *optional*):
                 Called for every frame with its new codes of codebook 1, a long tensor `(batch,)`, -1 for ended items.
@@ -277,6 +288,9 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
             len(input_ids), prompt_codes, prompt_codes_mask, prompt_values, prompt_padding_mask
         )
         sequence, mask = prompt_sequence(self.config, input_ids, attention_mask, prompt_codes[:, 0], prompt_mask)
+        if emotion_guidance != 1:
+            guidance = self._guidance(input_ids, emotion_mask, mask, emotion_guidance)
+            processors = LogitsProcessorList([guidance, *(processors or ())])
         streamer = None
         if codes_callback is not None:
             streamer = AffectCodecTTSCodeStreamer(codes_callback, self.config.eos_token_id)
@@ -362,6 +376,14 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         # They have done their work in there; transformers would apply them to the mixture once more.
         config.update(temperature=1.0, top_k=0, top_p=1.0)
         return LogitsProcessorList([sampling])
+
+    def _guidance(self, input_ids, emotion_mask, mask, scale):
+        if not isinstance(emotion_mask, torch.Tensor) or emotion_mask.shape != input_ids.shape:
+            raise ValueError(
+                f"`emotion_mask` must be a tensor of shape {tuple(input_ids.shape)} with `emotion_guidance`"
+            )
+        hidden = torch.nn.functional.pad(emotion_mask.bool(), (0, mask.shape[1] - emotion_mask.shape[1]))
+        return AffectCodecTTSClassifierFreeGuidance(self.ar, mask.masked_fill(hidden, 0), scale)
 
     def _prompt(self, batch_size, codes, codes_mask, values, padding_mask):
         """The prompt as codes [B, Q, P] and mask [B, P]; P = 0 without a prompt."""

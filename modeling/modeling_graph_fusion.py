@@ -21,6 +21,7 @@ from .attention_graph_fusion import (
 )
 from .blocks_graph_fusion import FUSION_CLASSES
 from .configuration_graph_fusion import GraphFusionConfig
+from .encoders_graph_fusion import GraphFusionEncoders, pad_modalities
 
 
 @dataclass
@@ -121,7 +122,8 @@ class GraphFusionSwigluHead(nn.Module):
 class GraphFusionPreTrainedModel(PreTrainedModel):
     config: GraphFusionConfig
     base_model_prefix = "graph_fusion"
-    main_input_name = "input_features"
+    main_input_name = "input_values"
+    input_modalities = ("audio", "text")
     _no_split_modules = ["GraphFusionEncoderLayer"]
 
     @torch.no_grad()
@@ -159,7 +161,9 @@ class GraphFusionPreTrainedModel(PreTrainedModel):
 
 class GraphFusionForAudioClassification(GraphFusionPreTrainedModel):
     """
-    Emotion from features that were extracted beforehand, of any subset of the configured modalities.
+    Emotion from any subset of the configured modalities: their features, extracted beforehand, or a waveform (with or without
+    its transcript), from which the encoders that the configuration names make them. These are loaded at the first waveform
+    and are never part of this model's weights.
 
     A modality is absent where it is not given, or where its mask has no True in an item; nothing attends to it and a learned
     vector enters the head in its place. With masks, a batch does not change a result: an item of a padded batch gets the
@@ -177,7 +181,53 @@ class GraphFusionForAudioClassification(GraphFusionPreTrainedModel):
         self.head = (
             GraphFusionSwigluHead(size, config) if config.head == "swiglu" else nn.Linear(size, config.num_labels)
         )
+        self._encoders = None
         self.post_init()
+
+    def set_encoders(self, encoders: GraphFusionEncoders):
+        """Takes encoders that are already loaded, instead of loading those that the configuration names."""
+        self._encoders = encoders
+
+    def encode(
+        self,
+        input_values: torch.Tensor | None = None,
+        padding_mask: torch.Tensor | None = None,
+        text_input_ids: torch.Tensor | None = None,
+        text_attention_mask: torch.Tensor | None = None,
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """
+        What the configuration's encoders make of waveforms and transcripts, item by item.
+
+        Args:
+            input_values (`torch.Tensor` of shape `(batch, 1, samples)`, *optional*): Waveforms at `config.sampling_rate`.
+            padding_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*): 1 at samples, 0 at padding on the right.
+            text_input_ids (`torch.LongTensor` of shape `(batch, tokens)`, *optional*):
+                Transcripts, as the text encoder's tokenizer has them; without them the recogniser transcribes.
+            text_attention_mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*):
+                Of `text_input_ids`. All 0: the item has no text.
+
+        Returns:
+            `tuple`: `input_features` and `attention_mask` of [`~GraphFusionForAudioClassification.forward`].
+
+        Raises:
+            ValueError: A shape is wrong, or text is given and the configuration names no text encoder.
+        """
+        if input_values is not None and (input_values.dim() != 3 or input_values.shape[1] != 1):
+            raise ValueError(f"`input_values` must have shape (batch, 1, samples), got {list(input_values.shape)}")
+        if self._encoders is None:
+            self._encoders = GraphFusionEncoders.from_config(self.config, self.device)
+        self._encoders.to(self.device)
+        waveforms = _rows(input_values if input_values is None else input_values[:, 0], padding_mask, "padding_mask")
+        tokens = _rows(text_input_ids, text_attention_mask, "text_attention_mask")
+        if len(waveforms or tokens) != len(tokens or waveforms):
+            raise ValueError(f"`text_input_ids` has {len(tokens)} items, `input_values` {len(waveforms)}")
+        items = [
+            self._encoders(waveform, ids)
+            for waveform, ids in zip(waveforms or [None] * len(tokens), tokens or [None] * len(waveforms), strict=True)
+        ]
+        features, masks = pad_modalities(items, self.config)
+        features = {name: values.to(self.device, self.dtype) for name, values in features.items()}
+        return features, {name: mask.to(self.device) for name, mask in masks.items()}
 
     def _check_values(self, name, values):
         if not isinstance(values, torch.Tensor):
@@ -320,16 +370,20 @@ class GraphFusionForAudioClassification(GraphFusionPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_features: dict[str, torch.Tensor],
+        input_features: dict[str, torch.Tensor] | None = None,
         attention_mask: dict[str, torch.Tensor] | None = None,
         labels: torch.Tensor | None = None,
         output_attentions: bool = False,
         output_contributions: bool = False,
+        input_values: torch.Tensor | None = None,
+        padding_mask: torch.Tensor | None = None,
+        text_input_ids: torch.Tensor | None = None,
+        text_attention_mask: torch.Tensor | None = None,
         **kwargs,
     ) -> GraphFusionOutput:
         r"""
         Args:
-            input_features (`dict[str, torch.Tensor]`):
+            input_features (`dict[str, torch.Tensor]`, *optional*):
                 By modality: `(batch, time, width)` of the widths in `config.feature_sizes`, or tokens `(batch, time)`, long,
                 below the sizes in `config.token_sizes`. Each modality has its own time.
             attention_mask (`dict[str, torch.Tensor]`, *optional*):
@@ -341,6 +395,9 @@ class GraphFusionForAudioClassification(GraphFusionPreTrainedModel):
                 Whether to return what each given modality adds to the logits: its Shapley value, a modality that is left
                 out being absent. They sum to `logits` minus the logits without any modality; an absent one's are 0. One pass
                 for each subset of the modalities; evaluation mode only.
+            input_values, padding_mask, text_input_ids, text_attention_mask (`torch.Tensor`, *optional*):
+                Waveforms and transcripts, see [`~GraphFusionForAudioClassification.encode`]; [`GraphFusionProcessor`] makes
+                them. What `input_features` has is taken from there.
             return_dict (`bool`, *optional*): Whether to return a [`GraphFusionOutput`] or a plain tuple.
 
         Returns:
@@ -365,6 +422,12 @@ class GraphFusionForAudioClassification(GraphFusionPreTrainedModel):
         ```"""
         if output_contributions and self.training:
             raise ValueError("`output_contributions` needs evaluation mode: call `model.eval()`")
+        if input_values is not None or text_input_ids is not None:
+            made, made_masks = self.encode(input_values, padding_mask, text_input_ids, text_attention_mask)
+            given = {name: values.to(self.device) for name, values in (input_features or {}).items()}
+            given_masks = {name: mask.to(self.device) for name, mask in (attention_mask or {}).items()}
+            masks = {name: mask for name, mask in made_masks.items() if name not in given}
+            input_features, attention_mask = {**made, **given}, {**masks, **given_masks}
         values, masks = self._check_inputs(input_features, attention_mask)
         if self.training and self.config.modality_dropout:
             masks = self._drop_modalities(masks)
@@ -376,6 +439,17 @@ class GraphFusionForAudioClassification(GraphFusionPreTrainedModel):
             attentions=attentions if output_attentions else None,
             contributions=self._contributions(values, masks) if output_contributions else None,
         )
+
+
+def _rows(values, mask, name: str) -> list[torch.Tensor] | None:
+    """The valid part of each row of `[B, T]`."""
+    if values is None:
+        return None
+    if mask is None:
+        return list(values)
+    if mask.shape != values.shape or (mask[:, 1:].bool() & ~mask[:, :-1].bool()).any():
+        raise ValueError(f"`{name}` must have shape {tuple(values.shape)} and be ones, then zeros")
+    return [row[: int(valid.sum())] for row, valid in zip(values, mask, strict=True)]
 
 
 __all__ = ["GraphFusionForAudioClassification", "GraphFusionOutput", "GraphFusionPreTrainedModel"]

@@ -186,7 +186,7 @@ class TokenFusionForAudioClassification(TokenFusionPreTrainedModel):
 
     def __init__(self, config: TokenFusionConfig):
         super().__init__(config)
-        of_encoder = config.tokenizer_kind == "encoder"
+        of_encoder = config.tokenizer_kind != "codec"
         self.scaler = TokenFusionScaler(config.num_streams, config.hidden_size) if of_encoder else None
         self.centroids = self.embeddings = None
         if config.quantized:
@@ -223,9 +223,7 @@ class TokenFusionForAudioClassification(TokenFusionPreTrainedModel):
             ValueError: The model has no centroids, or a shape is another.
         """
         if self.centroids is None:
-            raise ValueError(
-                "`centroids`: this model has none (it needs `quantized` and `tokenizer_kind` = 'encoder')"
-            )
+            raise ValueError("`centroids`: this model has none (it needs `quantized`, and a codec has its own)")
         expected = self.centroids.centroids.shape
         if centroids.shape != expected:
             raise ValueError(f"`centroids` must have shape {list(expected)}, got {list(centroids.shape)}")

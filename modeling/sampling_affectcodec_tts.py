@@ -1,4 +1,4 @@
-"""How codes of codebook 1 are drawn and handed on: repetition-aware sampling, a streamer that calls back."""
+"""How codes of codebook 1 are drawn and handed on: guidance, repetition-aware sampling, a streamer that calls back."""
 
 from collections.abc import Callable
 
@@ -11,6 +11,48 @@ from transformers import (
     TopPLogitsWarper,
 )
 from transformers.generation.streamers import BaseStreamer
+
+from .layers_affectcodec_tts import positions_of_each_kind
+
+
+class AffectCodecTTSClassifierFreeGuidance(LogitsProcessor):
+    """
+    Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) towards what a part of the text asks for: log-probabilities
+    `u + scale (c - u)`, c with the whole text and u with that part hidden. It runs the model a second time for each code, with
+    a cache of its own.
+
+    Args:
+        model ([`AffectCodecTTSForCausalLM`]): The model that generates.
+        attention_mask (`torch.Tensor` of shape `(batch, length)`): That of the prompt, 0 also at what is hidden.
+        scale (`float`): 1: no guidance; 0: as if the hidden part were not there; above 1: towards it.
+    """
+
+    def __init__(self, model, attention_mask: torch.Tensor, scale: float):
+        self.model = model
+        self.attention_mask = attention_mask
+        self.scale = scale
+        self.cache = None
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Ids [B, T] so far and logits [B, V] of the next one -> log-probabilities [B, V]."""
+        new = self.attention_mask.new_ones(len(input_ids), input_ids.shape[1] - self.attention_mask.shape[1])
+        mask = torch.cat((self.attention_mask, new), dim=1)
+        kinds = self.model.model.token_types(input_ids)
+        first = 0 if self.cache is None else self.cache.get_seq_length()
+        outputs = self.model(
+            input_ids=input_ids[:, first:],
+            attention_mask=mask,
+            position_ids=positions_of_each_kind(kinds, mask)[:, first:],
+            token_type_ids=kinds[:, first:],
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.cache = outputs.past_key_values
+        hidden = outputs.logits[:, -1].to(scores.dtype).log_softmax(-1)
+        guided = hidden + self.scale * (scores.log_softmax(-1) - hidden)
+        # Neither what no logit is for nor what an earlier processor has ruled out.
+        return guided.masked_fill(scores.isinf() | hidden.isinf(), float("-inf"))
 
 
 class AffectCodecTTSRepetitionAwareSampling(LogitsProcessor):

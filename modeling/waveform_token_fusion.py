@@ -2,14 +2,58 @@
 
 import inspect
 import math
-import os
 
 import torch
-import torchaudio.functional
+import torchaudio
 from transformers import AutoFeatureExtractor, AutoModel
+
+from .source_token_fusion import resolve_source
 
 
 _SHORTEST = 0.025  # s, the receptive field of wav2vec 2.0's convolutions: shorter input raises
+
+
+def load_guest(source: str, revision: str, config, argument: str, model_class=AutoModel):
+    """The model at [`resolve_source`] of `source`, in float32, and its feature extractor."""
+    where = resolve_source(source, revision, config, argument)
+    model = model_class.from_pretrained(**where, dtype=torch.float32)
+    return model, AutoFeatureExtractor.from_pretrained(**where)
+
+
+def prepare_waveform(model, feature_extractor, waveform: torch.Tensor, sampling_rate: int):
+    """A waveform `[T]` as input of a frozen model: resampled, and padded with silence where it is under 25 ms."""
+    waveform = waveform.detach().float().cpu()
+    shortest = math.ceil(_SHORTEST * sampling_rate)
+    waveform = torch.nn.functional.pad(waveform, (0, max(0, shortest - len(waveform))))
+    rate = feature_extractor.sampling_rate
+    samples = torchaudio.functional.resample(waveform, sampling_rate, rate).numpy()
+    return feature_extractor(samples, sampling_rate=rate, return_tensors="pt").to(model.device)
+
+
+def num_frames(num_samples: int, sampling_rate: int, frame_rate: float) -> int:
+    """Frames that a clip has: what a model returns past them is padding (Whisper's, to 30 s)."""
+    return max(1, math.ceil(num_samples * frame_rate / sampling_rate))
+
+
+class TokenFusionLogMel(torch.nn.Module):
+    """Waveform `[T]` -> natural log of the mel power spectrum, `[ceil(T / hop), bands]`, 50 frames a second, 64 ms windows."""
+
+    def __init__(self, sampling_rate: int, num_bands: int):
+        super().__init__()
+        self.mel = torchaudio.transforms.MelSpectrogram(
+            sampling_rate,
+            n_fft=round(0.064 * sampling_rate),
+            hop_length=sampling_rate // 50,
+            n_mels=num_bands,
+            pad_mode="constant",  # mirrored samples would need more than half a window of them
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.mel.mel_scale.fb.device
+
+    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+        return self.mel(waveform).clamp(min=1e-6).log().T[: -(-len(waveform) // self.mel.hop_length)]
 
 
 class TokenFusionWaveformEncoder:
@@ -21,7 +65,7 @@ class TokenFusionWaveformEncoder:
     Args:
         model (`PreTrainedModel`): Codec with `encode`, or encoder with `hidden_states`; of an encoder-decoder model
             (Whisper) the encoder. Put into evaluation mode.
-        feature_extractor: Its feature extractor; its `sampling_rate` is taken for the model's.
+        feature_extractor: Its feature extractor; its `sampling_rate` is taken for the model's. `None` for log-mel bands.
         config ([`TokenFusionConfig`]): Says which streams.
 
     Raises:
@@ -39,16 +83,14 @@ class TokenFusionWaveformEncoder:
 
     @classmethod
     def from_config(cls, config) -> "TokenFusionWaveformEncoder":
-        """Loads `config.tokenizer_model` and its feature extractor, in float32."""
-        source = config.tokenizer_model
-        if source is None:
+        """Loads `config.tokenizer_model` and its feature extractor, in float32; log-mel bands need neither."""
+        if config.tokenizer_kind == "log_mel":
+            return cls(TokenFusionLogMel(config.sampling_rate, config.hidden_size), None, config)
+        if config.tokenizer_model is None:
             raise ValueError(
                 "`tokenizer_model` of the configuration must name the encoder or codec that waveforms need"
             )
-        if source.startswith(("./", "../")):
-            source = os.path.normpath(os.path.join(config.name_or_path, source))
-        model = AutoModel.from_pretrained(source, revision=config.tokenizer_revision, dtype=torch.float32)
-        extractor = AutoFeatureExtractor.from_pretrained(source, revision=config.tokenizer_revision)
+        model, extractor = load_guest(config.tokenizer_model, config.tokenizer_revision, config, "tokenizer_model")
         return cls(model, extractor, config)
 
     @torch.no_grad()
@@ -58,17 +100,14 @@ class TokenFusionWaveformEncoder:
             waveform (`torch.Tensor` `[T]`): At `config.sampling_rate`, in [-1, 1].
 
         Returns:
-            `torch.Tensor`: Codes `[F, L]` long (a codec), or hidden states `[F, L, C]` float32 (an encoder).
+            `torch.Tensor`: Codes `[F, L]` long (a codec), or hidden states or bands `[F, L, C]` float32.
 
         Raises:
             ValueError: The model has fewer codebooks or layers than there are streams.
         """
-        waveform = waveform.detach().float().cpu()
-        shortest = math.ceil(_SHORTEST * self.config.sampling_rate)
-        waveform = torch.nn.functional.pad(waveform, (0, max(0, shortest - len(waveform))))
-        rate = self.feature_extractor.sampling_rate
-        samples = torchaudio.functional.resample(waveform, self.config.sampling_rate, rate).numpy()
-        inputs = self.feature_extractor(samples, sampling_rate=rate, return_tensors="pt").to(self.model.device)
+        if self.config.tokenizer_kind == "log_mel":
+            return self.model(waveform.detach().float().to(self.model.device))[:, None]
+        inputs = prepare_waveform(self.model, self.feature_extractor, waveform, self.config.sampling_rate)
         if self.config.tokenizer_kind == "codec":
             return self._codes(inputs)
         return self._hidden_states(inputs, len(waveform))
@@ -91,5 +130,5 @@ class TokenFusionWaveformEncoder:
         layers = self.config.tokenizer_layers
         if not all(0 <= layer < len(hidden_states) for layer in layers):
             raise ValueError(f"`tokenizer_layers` must lie in 0..{len(hidden_states) - 1}, got {list(layers)}")
-        frames = max(1, math.ceil(num_samples * self.config.tokenizer_frame_rate / self.config.sampling_rate))
+        frames = num_frames(num_samples, self.config.sampling_rate, self.config.tokenizer_frame_rate)
         return torch.stack([hidden_states[layer][0, :frames] for layer in layers], dim=1)

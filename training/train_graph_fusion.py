@@ -4,8 +4,10 @@ Trains graph fusion on features that were extracted beforehand, with speakers le
     accelerate launch training/train_graph_fusion.py --recipe training/recipes/graph_fusion/whisper-base.yaml \\
         --features features --output-dir runs/graph-fusion --fold 0 1 2
 
-The features folder holds `items.json`, a list of `{"name", "label", "speaker"}`, and for each modality `<modality>.safetensors`
-with one tensor a clip, by its name: `[T, D]` vectors or `[T]` tokens. A clip may lack a modality.
+The features folder is what `extract_graph_features.py` writes: `items.json`, a list of `{"name", "label", "speaker"}`, and for
+each modality `<modality>.safetensors` with one tensor a clip, by its name: `[T, D]` vectors or `[T]` tokens; a clip may lack a
+modality. Its `preprocessor_config.json`, if there is one, is saved with each model, so that
+`pipeline("audio-classification")` works on it.
 
 A fold tests on one speaker (or `speakers_per_fold` of them), validates on the next and trains on all others; without `--fold`
 every fold is run. Each leaves `OUTPUT/fold-00/model` and `fold-00/predictions.json`; folds that are done are skipped.
@@ -33,6 +35,8 @@ from train_token_fusion import macro_f1, split_by_speaker
 
 from hf_affectcodec.metrics.statistics import summarize
 from hf_affectcodec.modeling.configuration_graph_fusion import GraphFusionConfig
+from hf_affectcodec.modeling.encoders_graph_fusion import pad_modalities
+from hf_affectcodec.modeling.feature_extraction_graph_fusion import GraphFusionFeatureExtractor
 from hf_affectcodec.modeling.modeling_graph_fusion import GraphFusionForAudioClassification
 
 
@@ -91,6 +95,9 @@ class FeatureItems(torch.utils.data.Dataset):
             with safe_open(folder / f"{modality}.safetensors", "pt") as file:
                 stored = set(file.keys())
                 self.features[modality] = {name: file.get_tensor(name) for name in self.names if name in stored}
+        self.extractor = None
+        if (folder / "preprocessor_config.json").is_file():
+            self.extractor = GraphFusionFeatureExtractor.from_pretrained(folder)
         bare = [name for name in self.names if not any(name in values for values in self.features.values())]
         if bare:
             raise ValueError(f"{folder}: {len(bare)} clips have none of {list(modalities)}, such as {bare[0]!r}")
@@ -106,21 +113,7 @@ class FeatureItems(torch.utils.data.Dataset):
 
 def collate(items: list[dict], config: GraphFusionConfig) -> dict:
     """`input_features`, `attention_mask` and `labels` of a batch, padded on the right; absent modalities are all padding."""
-    features, masks = {}, {}
-    for modality in config.modalities:
-        given = {row: item[modality] for row, item in enumerate(items) if modality in item}
-        if not given:
-            continue
-        steps = max(map(len, given.values()))
-        if modality in config.token_sizes:
-            values = torch.full((len(items), steps), config.token_sizes[modality] - 1)
-        else:
-            values = torch.zeros(len(items), steps, config.feature_sizes[modality])
-        mask = torch.zeros(len(items), steps, dtype=torch.bool)
-        for row, tensor in given.items():
-            values[row, : len(tensor)] = tensor
-            mask[row, : len(tensor)] = True
-        features[modality], masks[modality] = values, mask
+    features, masks = pad_modalities(items, config)
     return {
         "input_features": features,
         "attention_mask": masks,
@@ -253,6 +246,8 @@ def run_fold(recipe: GraphFusionRecipe, items: FeatureItems, fold: int, folder: 
     model = build_model(recipe, items, train)
     model, history = train_model(model, items, train, validation, recipe)
     model.save_pretrained(folder / "model")
+    if items.extractor is not None:
+        items.extractor.save_pretrained(folder / "model")
     result = {
         "speakers": sorted({items.speakers[row] for row in test}),
         "names": [items.names[row] for row in test],

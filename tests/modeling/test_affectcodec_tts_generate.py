@@ -307,3 +307,46 @@ def test_bad_input_of_forward_is_named(argument, changes):
 
 
 MODEL = tiny_tts()
+
+
+def test_guidance_against_a_loop_without_a_cache():
+    """Greedy codes of `u + 3 (c - u)`; u is the model without the emotion's symbol in its text, in a batch with padding."""
+    model = tiny_tts()
+    phonemes, mask, codes, codes_mask = random_inputs([5, 3], [4, 6])
+    emotion_mask = torch.zeros_like(phonemes)
+    emotion_mask[0, 0] = emotion_mask[1, 2] = 1
+    arguments = {"prompt_codes": codes, "prompt_codes_mask": codes_mask, "do_sample": False, "max_new_frames": 7}
+    arguments |= {"emotion_mask": emotion_mask, "min_new_frames": 7}
+    outputs = model.generate(phonemes, mask, emotion_guidance=3.0, **arguments)
+    differs = False
+    for row in range(2):
+        text = phonemes[row][mask[row]].tolist()
+        kept = phonemes[row][mask[row] & (emotion_mask[row] == 0)].tolist()
+        said = codes[row, 0, : int(codes_mask[row].sum())].tolist()
+        for frame in range(7):
+            logits = []
+            for symbols in (text, kept):
+                ids = [symbol + model.config.text_token_offset for symbol in symbols] + [EOS + 1, *said]
+                with torch.no_grad():
+                    logits.append(model.ar(torch.tensor([ids])).logits[0, -1, :EOS].log_softmax(-1))
+            with_emotion, without = logits
+            guided = without + 3.0 * (with_emotion - without)
+            differs |= int(guided.argmax()) != int(with_emotion.argmax())
+            said.append(int(guided.argmax()))
+            assert int(outputs.audio_codes[row, 0, frame]) == said[-1]
+    assert differs
+    plain = model.generate(phonemes, mask, emotion_guidance=1.0, **arguments)
+    assert not torch.equal(plain.audio_codes[:, 0], outputs.audio_codes[:, 0])
+
+
+def test_guidance_of_zero_is_the_text_without_the_emotion():
+    model = tiny_tts()
+    phonemes, _, codes, _ = random_inputs([5], [6])
+    emotion_mask = torch.tensor([[1, 0, 0, 0, 0]])
+    limits = {"do_sample": False, "max_new_frames": 9, "prompt_codes": codes}
+    guided = model.generate(phonemes, emotion_mask=emotion_mask, emotion_guidance=0.0, **limits)
+    without = model.generate(phonemes[:, 1:], **limits)
+    frames = min(int(guided.lengths), int(without.lengths))
+    assert torch.equal(guided.audio_codes[:, 0, :frames], without.audio_codes[:, 0, :frames])
+    with pytest.raises(ValueError, match="`emotion_mask`"):
+        model.generate(phonemes, emotion_guidance=2.0, **limits)

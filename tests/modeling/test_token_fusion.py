@@ -22,6 +22,7 @@ from hf_affectcodec.modeling.configuration_token_fusion import LAYER_FUSIONS, To
 from hf_affectcodec.modeling.feature_extraction_token_fusion import TokenFusionFeatureExtractor
 from hf_affectcodec.modeling.modeling_token_fusion import TokenFusionForAudioClassification, _stretch
 from hf_affectcodec.modeling.pooling_token_fusion import TokenFusionAttentiveStatisticsPooling
+from hf_affectcodec.modeling.waveform_token_fusion import TokenFusionWaveformEncoder
 
 
 TINY = {
@@ -553,3 +554,28 @@ def test_bad_input_is_named():
         extractor.pad_tokens([{"input_ids": np.zeros((0, 3))}])
     with pytest.raises(ValueError, match="`opensmile_feature_set` must be None or one of"):
         TokenFusionFeatureExtractor(opensmile_feature_set="eGeMAPS")
+
+
+@pytest.mark.parametrize("quantized", [True, False])
+def test_log_mel_frames_as_a_stream(quantized):
+    """A tone is loudest in the band that holds it, frame after frame; a batch changes nothing."""
+    changes = {"tokenizer_kind": "log_mel", "tokenizer_layers": [0], "num_streams": 1, "hidden_size": 40}
+    model = make_model(**changes, quantized=quantized)
+    time = np.arange(16000) / 16000
+    tones = [np.sin(2 * np.pi * f * time[:length]).astype(np.float32) for f, length in ((440, 16000), (3000, 9600))]
+    batch = TokenFusionFeatureExtractor()(tones, sampling_rate=16000, return_tensors="pt")
+    encoder = TokenFusionWaveformEncoder.from_config(model.config)
+    edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 42) / 2595) - 1)
+    for tone, frequency, frames in zip(tones, (440, 3000), (50, 30), strict=True):
+        bands = encoder(torch.from_numpy(tone))
+        assert bands.shape == (frames, 1, 40)
+        nearest = np.abs(edges[1:-1] - frequency).argmin()
+        assert (bands[2:-2, 0].argmax(-1) - nearest).abs().max() <= 1
+    with torch.no_grad():
+        together = model(**batch)
+        assert together.attention_mask.sum(1).tolist() == [50, 30]
+        for row, tone in enumerate(tones):
+            alone = model(**TokenFusionFeatureExtractor()(tone, sampling_rate=16000, return_tensors="pt"))
+            assert (alone.logits[0] - together.logits[row]).abs().max() < 1e-5
+    with pytest.raises(Exception, match="'log_mel' needs `tokenizer_layers` = "):
+        make_config(**{**changes, "tokenizer_layers": None})

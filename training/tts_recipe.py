@@ -1,0 +1,128 @@
+"""Recipes of the speech language model."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from recipe import DataSource, build_data_source, build_dataclass, read_yaml, set_value
+
+
+PREFIX_MODES = (0, 1, 2)
+
+
+@dataclass
+class StageRecipe:
+    """
+    How one stage sees its data. The last two belong to the non-autoregressive stage: `prefix_mode` is the public VALL-E's (0:
+    no acoustic prompt; 1: the utterance's beginning; 2: a segment of it), `no_prompt_share` the share of its batches that
+    have none all the same, so that the model also speaks without one.
+    """
+
+    epochs: int
+    max_seconds: float
+    accumulate: int = 1
+    num_buckets: int = 10
+    prefix_mode: int = 1
+    no_prompt_share: float = 0.0
+
+
+@dataclass
+class ScaledAdamRecipe:
+    """ScaledAdam under Eden; see [`scaled_adam.eden`]."""
+
+    learning_rate: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup_steps: int = 120
+    decay_steps: float = 5000
+    decay_epochs: float = 4
+
+
+@dataclass
+class AdamWRecipe:
+    """AdamW under a linear warm-up and a cosine over the `steps` of the run, which are counted when it starts."""
+
+    learning_rate: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    warmup_steps: int = 200
+    final_learning_rate_ratio: float = 0.0
+    steps: int | None = None
+
+
+@dataclass
+class TTSRecipe:
+    """
+    One speech language model. `model` holds the keyword arguments of its configuration class but the codec's, which is
+    `codec`, a folder or Hub id (`None`: the checkpoint shipped in the package). AdamW is used where `adamw` is given. `lora`
+    holds arguments of `peft.LoraConfig` and trains an adapter to `init_from`, a trained model. `transcriber`, a Hub id,
+    makes evaluations print the word error rate of samples. With `emotions`, labels of the column that `column_map` calls
+    `emotion`, each text begins with its label's symbol, but for a share `emotion_dropout`; rows of other labels have none.
+    """
+
+    streaming: ClassVar[bool] = False  # data sets of codes are small: they are read whole
+
+    name: str
+    train: list[DataSource]
+    validation: list[DataSource]
+    ar: StageRecipe
+    nar: StageRecipe
+    model: dict = field(default_factory=dict)
+    codec: str | None = None
+    init_from: str | None = None
+    lora: dict | None = None
+    language: str = "en-us"
+    emotions: list[str] | None = None
+    emotion_dropout: float = 0.1
+    min_seconds: float = 0.5
+    max_seconds: float = 14.0
+    scaled_adam: ScaledAdamRecipe = field(default_factory=ScaledAdamRecipe)
+    adamw: AdamWRecipe | None = None
+    mixed_precision: str = "no"
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    log_every: int = 50
+    evaluate_every: int = 2000
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+    evaluation_clips: int = 32
+    evaluation_samples: int = 2
+    transcriber: str | None = None
+    max_nonfinite_steps: int = 20
+
+    def stage(self, name: str) -> StageRecipe:
+        return {"ar": self.ar, "nar": self.nar}[name]
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+def load_recipe(path: Path, data_root: str = "data", overrides: list[str] = ()) -> TTSRecipe:
+    """
+    Reads a recipe as [`recipe.load_recipe`] does the codec's.
+
+    Raises:
+        ValueError: naming the file and the key that is unknown or out of range.
+    """
+    values = read_yaml(path)
+    for assignment in overrides:
+        set_value(values, assignment)
+    for split in ("train", "validation"):
+        values[split] = [build_data_source(v, data_root, f"{path}: {split}") for v in values.get(split, [])]
+    parts = {"ar": StageRecipe, "nar": StageRecipe, "scaled_adam": ScaledAdamRecipe, "adamw": AdamWRecipe}
+    for name, cls in parts.items():
+        if values.get(name) is not None:
+            values[name] = build_dataclass(cls, values[name], f"{path}: {name}")
+    recipe = build_dataclass(TTSRecipe, values, str(path))
+    if recipe.nar.prefix_mode not in PREFIX_MODES:
+        raise ValueError(f"{path}: `nar.prefix_mode` must be one of {PREFIX_MODES}, got {recipe.nar.prefix_mode!r}")
+    if recipe.lora is not None and recipe.init_from is None:
+        raise ValueError(f"{path}: `lora` adapts a trained model, which `init_from` must name")
+    if recipe.lora is not None and recipe.adamw is None:
+        # ScaledAdam's steps are in proportion to a tensor's size, and half of an adapter's matrices start at 0.
+        raise ValueError(f"{path}: `lora` needs `adamw`: ScaledAdam hardly moves matrices that start at 0")
+    if not 0 <= recipe.emotion_dropout <= 1:
+        raise ValueError(f"{path}: `emotion_dropout` must lie in [0, 1], got {recipe.emotion_dropout}")
+    if recipe.mixed_precision not in ("no", "bf16"):
+        raise ValueError(f"{path}: `mixed_precision` must be 'no' or 'bf16', got {recipe.mixed_precision!r}")
+    return recipe
