@@ -65,9 +65,7 @@ class Codec:
         if waveform.shape[-1] > LONG_SECONDS * self.sampling_rate:
             encoded = self.model.encode_long(inputs["input_values"], num_quantizers, self.guidance_source)
         else:
-            encoded = self.model.encode(
-                **inputs, num_quantizers=num_quantizers, guidance_source=self.guidance_source
-            )
+            encoded = self.model.encode(**inputs, num_quantizers=num_quantizers, guidance_source=self.guidance_source)
         codes = encoded.audio_codes[0]
         return AudioCodes(
             audio_codes=codes.short().cpu(),
