@@ -47,9 +47,21 @@ SPEAKERS = ("ada", "bob", "cleo")
 PITCHES = {"calm": 150.0, "angry": 900.0}
 
 
-def test_both_teachers_beat_either_and_either_beats_none():
+# The settings were found on seeds 0 to 4, so others are asked. Five are enough for the large differences only.
+@pytest.mark.parametrize(
+    "seeds, pairs",
+    [
+        (range(100, 105), (("both", "linguistic"), ("both", "prosodic"), ("both", "none"))),
+        pytest.param(
+            range(100, 116),
+            (("both", "linguistic"), ("both", "prosodic"), ("linguistic", "none"), ("prosodic", "none")),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_both_teachers_beat_either_and_either_beats_none(seeds, pairs):
     accuracies = {"both": [], "linguistic": [], "prosodic": [], "none": []}
-    for seed in range(5):
+    for seed in seeds:
         clips = planted_emotions.plant(seed)
         teachers, said = planted_emotions.train_teachers(clips, seed)
         before = {name: [p.clone() for p in model.state_dict().values()] for name, model in teachers.items()}
@@ -63,7 +75,7 @@ def test_both_teachers_beat_either_and_either_beats_none():
         for name, model in teachers.items():
             assert all(a.equal(b) for a, b in zip(before[name], model.state_dict().values(), strict=True))
     values = {kind: np.array(numbers) for kind, numbers in accuracies.items()}
-    for better, worse in (("both", "linguistic"), ("both", "prosodic"), ("linguistic", "none"), ("prosodic", "none")):
+    for better, worse in pairs:
         low, _ = bootstrap_interval(values[better] - values[worse])
         assert low > 0, (better, worse, accuracies)
 
