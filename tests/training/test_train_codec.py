@@ -1,5 +1,6 @@
 """The codec's training: it runs, it learns, it resumes bit for bit, and bad input is named."""
 
+import functools
 import io
 import json
 import subprocess
@@ -15,10 +16,12 @@ import torch
 import train_codec
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from codec_steps import adversary_active, learning_rate_ratio
+from huggingface_hub import HfApi, constants
+from loopback_hub import LoopbackHub
 from recipe import load_recipe
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 
-from hf_affectcodec import AffectCodecDiscriminator, AffectCodecModel
+from hf_affectcodec import AffectCodecDiscriminator, AffectCodecModel, hub
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -152,6 +155,24 @@ def test_starting_from_trained_weights(data_root, tmp_path, unbroken):
 def _parameters(state):
     """Without the codebooks, which move without a gradient."""
     return {name: values for name, values in state.items() if ".layers." not in name or "quantizer" not in name}
+
+
+def test_push_to_hub(data_root, tmp_path, monkeypatch):
+    with LoopbackHub() as loopback:
+        monkeypatch.setattr(hub, "HfApi", functools.partial(HfApi, endpoint=loopback.endpoint, token="hf_loopback"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        arguments = ["--set", "kmeans_steps=[0]", "--stop-at", "1", "--push-to-hub"]
+        run(tmp_path / "run", data_root, *arguments, "org/run")
+        repository = loopback.repositories["model", "org/run"]
+        assert (
+            repository.private and {"recipe.yaml", "log.jsonl", "modeling_affectcodec.py"} <= repository.files.keys()
+        )
+        for name, path in (("model", "model.safetensors"), ("discriminator", "discriminator/model.safetensors")):
+            assert_same({name: load(repository.files[path])}, {name: weights(tmp_path / "run")[name]})
+        loopback.fail("POST", "/repos/create", times=100, status=403)
+        with pytest.raises(SystemExit, match="--push-to-hub: org/other: .*tries again"):
+            run(tmp_path / "refused", data_root, *arguments, "org/other")
 
 
 def test_time_limit_writes_a_checkpoint(data_root, tmp_path):
