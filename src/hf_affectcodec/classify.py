@@ -13,28 +13,23 @@ from transformers import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING, AutoConfig, pip
 
 from .audio import audio_files, load_audio
 from .inference import _one_line, _quiet_transformers
-from .shipped import pretrained_path
 
 
-SHIPPED = "token-fusion-mini"
-
-
-def load_classifier(source: "str | os.PathLike | None" = None, device: str | None = None):
+def load_classifier(source: "str | os.PathLike", device: str | None = None):
     """
     `pipeline("audio-classification")` of a recogniser, in one line where that fails.
 
     Args:
-        source (`str` or `os.PathLike`, *optional*):
+        source (`str` or `os.PathLike`):
             Folder or Hub id of any audio classifier with a feature extractor: token fusion, graph fusion, EmoDistill, an ensemble
-            of them, or transformers' own. Default: the checkpoint shipped in the package.
+            of them, or transformers' own.
         device (`str`, *optional*): Where it runs. Default: `"cuda"` if there is one, else `"cpu"`.
 
     Raises:
-        `FileNotFoundError`: No `source` is given and none is shipped.
         `ImportError`: A package that its feature extractor needs is missing.
         `ValueError`: `source` cannot be loaded, or classifies no audio.
     """
-    source = str(pretrained_path(SHIPPED) if source is None else source)
+    source = str(source)
     if not Path(source).is_dir():
         try:
             validate_repo_id(source)
@@ -92,7 +87,7 @@ def main(arguments: argparse.Namespace) -> int:
     `{"file": ..., "label": ..., "probabilities": {...}}`.
 
     Args:
-        arguments (`argparse.Namespace`): `files` (`list[Path]`), `model` (`str`, optional), `device` (`str`, optional) and `json`
+        arguments (`argparse.Namespace`): `files` (`list[Path]`), `model` (`str`), `device` (`str`, optional) and `json`
             (`bool`).
 
     Returns:

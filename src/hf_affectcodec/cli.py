@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         "classify", help="the emotion of recordings", description="Classes with their probabilities, a line a file."
     )
     classify.add_argument("files", metavar="IN", nargs="+", type=Path, help="files, or folders taken at any depth")
-    classify.add_argument("--model", help="folder or Hub id (default: the checkpoint shipped in the package)")
+    classify.add_argument("--model", required=True, help="folder or Hub id of a recogniser")
     classify.add_argument("--device", help="where to run (default: cuda if there is one, else cpu)")
     classify.add_argument("--json", action="store_true", help="one JSON object a line")
     # `main` hands what follows to `speak.main`, whose arguments are too many to stand here twice.
