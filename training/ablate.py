@@ -21,7 +21,8 @@ from recipe import load_recipe
 
 from hf_affectcodec.benchmarks.evaluate_codec import CodecEvaluation, evaluate
 from hf_affectcodec.benchmarks.rows import dump
-from hf_affectcodec.benchmarks.settings import build_settings, config_path, read_settings
+from hf_affectcodec.benchmarks.settings import config_path
+from hf_affectcodec.settings import build_dataclass, read_yaml
 
 
 SCRIPT = Path(__file__).with_name("train_codec.py")
@@ -108,7 +109,7 @@ def markdown(rows: list[dict], columns: dict[str, dict]) -> str:
 
 
 def load_evaluation(name: str, args) -> CodecEvaluation:
-    settings = build_settings(CodecEvaluation, read_settings(config_path(name), args.evaluate_set), name)
+    settings = build_dataclass(CodecEvaluation, read_yaml(config_path(name), args.evaluate_set), f"`{name}`")
     settings.data = settings.data.replace("{data_root}", args.data_root)
     settings.baselines, settings.compare_to, settings.limit = [], None, args.limit or settings.limit
     return settings

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fit_kmeans import StreamCache
-from recipe import DataSource, build_data_source, build_dataclass, read_yaml, set_value
+from recipe import DataSource, build_data_source
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
@@ -19,6 +19,7 @@ from hf_affectcodec.data.clips import Clips, load_clips
 from hf_affectcodec.metrics.speaker_split import assert_speaker_disjoint
 from hf_affectcodec.metrics.transcription import load_transcriber
 from hf_affectcodec.modeling.feature_extraction_emodistill import EmoDistillProsodicTeacherFeatureExtractor
+from hf_affectcodec.settings import build_dataclass, read_yaml
 
 
 @dataclass
@@ -86,9 +87,7 @@ def load_recipe(path: Path, data_root: str = "data", overrides: Sequence[str] = 
     Raises:
         ValueError: naming the file and the key that is unknown, or the settings that exclude each other.
     """
-    values = read_yaml(path)
-    for assignment in overrides:
-        set_value(values, assignment)
+    values = read_yaml(path, overrides)
     values["data"] = build_data_source(values["data"], data_root, f"{path}: data")
     for name in ("student", "linguistic_training", "prosodic_training"):
         values[name] = build_dataclass(Training, values.get(name, {}), f"{path}: {name}")

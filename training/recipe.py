@@ -1,12 +1,11 @@
 """Recipes: YAML files that say everything about a codec training run."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-
-import yaml
 
 from hf_affectcodec.data.corpora import find_corpus, require_corpus
 from hf_affectcodec.data.streaming import StreamSource
+from hf_affectcodec.settings import build_dataclass, read_yaml
 
 
 @dataclass
@@ -118,41 +117,6 @@ class CodecRecipe:
         return asdict(self)
 
 
-def build_dataclass(cls, values: dict, where: str):
-    known = {f.name for f in fields(cls)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ValueError(f"{where}: unknown key {unknown[0]!r}; known keys are {sorted(known)}")
-    return cls(**values)
-
-
-def _merge(base: dict, changes: dict) -> dict:
-    merged = dict(base)
-    for key, value in changes.items():
-        both_dicts = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both_dicts else value
-    return merged
-
-
-def read_yaml(path: Path) -> dict:
-    """A recipe may start from another: `base: other.yaml` (relative to itself) and then only what differs."""
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: a recipe must be a YAML mapping")
-    base = values.pop("base", None)
-    return values if base is None else _merge(read_yaml(path.parent / base), values)
-
-
-def set_value(values: dict, assignment: str):
-    key, equals, text = assignment.partition("=")
-    if not equals:
-        raise ValueError(f"`--set` takes key=value, got {assignment!r}")
-    *parents, last = key.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-    values[last] = yaml.safe_load(text)
-
-
 def _check_teachers(values: dict, path: Path):
     """What each distillation term needs; named before any data is read."""
     weights, teachers, model = values["loss_weights"], values.get("teachers"), values["model"]
@@ -250,9 +214,7 @@ def load_recipe(path: str | Path, data_root: str = "data", overrides: list[str] 
         ValueError: naming the file and the key that is unknown.
     """
     path = Path(path)
-    values = read_yaml(path)
-    for assignment in overrides:
-        set_value(values, assignment)
+    values = read_yaml(path, overrides)
     for split in ("train", "validation"):
         values[split] = [build_data_source(v, data_root, f"{path}: {split}") for v in values.get(split, [])]
     values["loss_weights"] = build_dataclass(LossWeights, values.get("loss_weights", {}), f"{path}: loss_weights")

@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from recipe import build_dataclass, read_yaml, set_value
 from safetensors import safe_open
 from sampling import class_weights, scheduled_weights
 from seq_aug import seq_aug
@@ -38,6 +37,7 @@ from hf_affectcodec.modeling.configuration_graph_fusion import GraphFusionConfig
 from hf_affectcodec.modeling.encoders_graph_fusion import pad_modalities
 from hf_affectcodec.modeling.feature_extraction_graph_fusion import GraphFusionFeatureExtractor
 from hf_affectcodec.modeling.modeling_graph_fusion import GraphFusionForAudioClassification
+from hf_affectcodec.settings import build_dataclass, read_yaml
 
 
 @dataclass
@@ -73,9 +73,7 @@ class GraphFusionRecipe:
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> GraphFusionRecipe:
     """Reads a YAML recipe; `overrides` are `KEY=VALUE`."""
-    values = read_yaml(path)
-    for assignment in overrides:
-        set_value(values, assignment)
+    values = read_yaml(path, overrides)
     return build_dataclass(GraphFusionRecipe, values, str(path))
 
 

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from recipe import DataSource, build_data_source, build_dataclass, read_yaml, set_value
+from recipe import DataSource, build_data_source
 from tqdm.auto import tqdm
 from train_token_fusion import (
     LabelledClips,
@@ -47,6 +47,7 @@ from hf_affectcodec.modeling.configuration_token_fusion import TokenFusionConfig
 from hf_affectcodec.modeling.feature_extraction_token_fusion import TokenFusionFeatureExtractor
 from hf_affectcodec.modeling.modeling_token_fusion import TokenFusionForAudioClassification
 from hf_affectcodec.modeling.waveform_token_fusion import TokenFusionWaveformEncoder
+from hf_affectcodec.settings import build_dataclass, read_yaml
 
 
 SAMPLING_RATE = 16_000  # Hz
@@ -89,9 +90,7 @@ class BackboneRecipe:
 
 def load_recipe(path: Path, data_root: str = "data", overrides: list[str] = ()) -> BackboneRecipe:
     """Reads a recipe as [`recipe.load_recipe`] does the codec's."""
-    values = read_yaml(path)
-    for assignment in overrides:
-        set_value(values, assignment)
+    values = read_yaml(path, overrides)
     values["data"] = build_data_source(values["data"], data_root, f"{path}: data")
     recipe = build_dataclass(BackboneRecipe, values, str(path))
     if recipe.tuning not in TUNINGS:

@@ -4,7 +4,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from recipe import DataSource, build_data_source, build_dataclass, read_yaml, set_value
+from recipe import DataSource, build_data_source
+
+from hf_affectcodec.settings import build_dataclass, read_yaml
 
 
 PREFIX_MODES = (0, 1, 2)
@@ -104,9 +106,7 @@ def load_recipe(path: Path, data_root: str = "data", overrides: list[str] = ()) 
     Raises:
         ValueError: naming the file and the key that is unknown or out of range.
     """
-    values = read_yaml(path)
-    for assignment in overrides:
-        set_value(values, assignment)
+    values = read_yaml(path, overrides)
     for split in ("train", "validation"):
         values[split] = [build_data_source(v, data_root, f"{path}: {split}") for v in values.get(split, [])]
     parts = {"ar": StageRecipe, "nar": StageRecipe, "scaled_adam": ScaledAdamRecipe, "adamw": AdamWRecipe}

@@ -28,7 +28,7 @@ import json
 import math
 import sys
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 from hf_affectcodec.audio import AudioFileError, load_audio
 from hf_affectcodec.metrics.classification import multilabel_macro_f1
+from hf_affectcodec.settings import build_dataclass, read_yaml
 from hf_affectcodec.shipped import pretrained_path
 from hf_affectcodec.teachers.frames import FrameTeacher
 
@@ -44,12 +45,6 @@ from .emo_superb_probe import ProbeSettings, layer_means, load_upstream, predict
 from .emo_superb_sets import OFFICIAL_SETS, Fold, Partition, has_class, read_fold
 from .emo_superb_table import markdown, picture, tabulate
 from .rows import dump
-
-
-try:
-    import yaml
-except ImportError as error:
-    raise ImportError("The protocol needs the package `pyyaml`: pip install 'hf-affectcodec[eval]'") from error
 
 
 @dataclass(frozen=True)
@@ -109,27 +104,15 @@ class Config:
     max_failures: int = 0
 
 
-def _build(cls, values: dict, where: str):
-    unknown = sorted(set(values) - {item.name for item in fields(cls)})
-    if unknown:
-        raise ValueError(f"{where}: unknown key {unknown[0]!r}; known are {[item.name for item in fields(cls)]}")
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}") from error
-
-
 def read_config(path: "str | Path") -> Config:
     """
     Raises:
         ValueError: The file is no mapping, a key is unknown or missing, or a value is out of range.
     """
-    values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: must be a YAML mapping")
-    values["sets"] = [_build(SetSource, item, f"{path}: sets") for item in values.get("sets", [])]
-    values["probe"] = _build(ProbeSettings, values.get("probe", {}), f"{path}: probe")
-    config = _build(Config, values, str(path))
+    values = read_yaml(path)
+    values["sets"] = [build_dataclass(SetSource, item, f"{path}: sets") for item in values.get("sets", [])]
+    values["probe"] = build_dataclass(ProbeSettings, values.get("probe", {}), f"{path}: probe")
+    config = build_dataclass(Config, values, str(path))
     if not config.sets or not config.seeds:
         raise ValueError(f"{path}: `sets` and `seeds` must not be empty")
     statistics = config.waveform_statistics

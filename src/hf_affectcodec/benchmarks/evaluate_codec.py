@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 
 from hf_affectcodec.metrics.pesq import pesq
+from hf_affectcodec.settings import build_dataclass, read_yaml
 
 from . import backends
 from .clips import count_clips, read_clips, read_labels, resolve_data
@@ -35,7 +36,7 @@ from .model_index import write_model_index
 from .picture import picture
 from .rating_columns import RatingColumns
 from .rows import dump
-from .settings import build_settings, call_backend, config_path, read_settings
+from .settings import call_backend, config_path
 from .signal_columns import Metric, MetricColumns
 from .speaker_columns import SpeakerColumns
 from .systems import load_systems
@@ -239,11 +240,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; the exit status is 1 where a cell of the table misses more clips than allowed."""
     options = build_parser().parse_args(arguments)
-    values = read_settings(config_path(options.config), options.set)
+    values = read_yaml(config_path(options.config), options.set)
     for name in ("limit", "max_failures"):
         if getattr(options, name) is not None:
             values[name] = getattr(options, name)
-    settings = build_settings(CodecEvaluation, values, "config")
+    settings = build_dataclass(CodecEvaluation, values, "`config`")
     settings.data = settings.data.replace("{data_root}", options.data_root)
     if (options.card is None) != (options.card_system is None):
         raise ValueError("`--card` and `--card-system` go together")

@@ -22,12 +22,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hf_affectcodec.settings import build_dataclass, read_yaml
+
 from .codecs import SAMPLING_RATE
 from .evaluate_codec import build_model_groups, prosody_group
 from .measuring import ColumnGroup, measure_all
 from .picture import picture
 from .rows import dump
-from .settings import build_settings, config_path, read_settings
+from .settings import config_path
 from .tables import per_clip, tabulate, worst_failures, write_table
 from .tts_items import Generated, Item, Recordings, SpeechSystem, read_items, speak
 
@@ -181,11 +183,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; the exit status is 1 where a cell of the table misses more clips than allowed."""
     options = build_parser().parse_args(arguments)
-    values = read_settings(config_path(options.config), options.set)
+    values = read_yaml(config_path(options.config), options.set)
     for name in ("limit", "max_failures"):
         if getattr(options, name) is not None:
             values[name] = getattr(options, name)
-    settings = build_settings(SpeechEvaluation, values, "config")
+    settings = build_dataclass(SpeechEvaluation, values, "`config`")
     table = evaluate(settings, options.out)
     sys.stdout.write((options.out / "table.md").read_text(encoding="utf-8"))
     failures = worst_failures(table)

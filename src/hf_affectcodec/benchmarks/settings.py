@@ -1,11 +1,8 @@
-"""Settings of an evaluation: YAML files, one value changed from outside, dataclasses."""
+"""Which file an evaluation's settings are in, and the backends that they name."""
 
 import inspect
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
-
-import yaml
 
 
 CONFIGS = Path(__file__).with_name("configs")
@@ -25,61 +22,6 @@ def config_path(name: str | Path) -> Path:
     if not Path(name).is_file():
         raise ValueError(f"`config` must be a YAML file or one of {shipped}, got {str(name)!r}")
     return Path(name)
-
-
-def _merge(base: dict, changes: dict) -> dict:
-    merged = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
-def read_settings(path: str | Path, changes: list[str] = ()) -> dict:
-    """
-    Args:
-        path (`str` or `Path`): A YAML mapping. With `base: other.yaml` (relative to itself) it starts from another.
-        changes (`list[str]`, *optional*): `key=value`, dots for nested keys, values in YAML.
-
-    Raises:
-        ValueError: The file is no mapping, or a change has another form.
-    """
-    path = Path(path)
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError(f"`config`: {path.name} must be a YAML mapping")
-    base = values.pop("base", None)
-    if base is not None:
-        values = _merge(read_settings(path.parent / base), values)
-    for change in changes:
-        key, equals, text = change.partition("=")
-        if not equals:
-            raise ValueError(f"`--set` takes key=value, got {change!r}")
-        *parents, last = key.split(".")
-        place = values
-        for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise ValueError(f"`--set` {change!r}: {parent} is no mapping")
-        place[last] = yaml.safe_load(text)
-    return values
-
-
-def build_settings(cls, values: dict, where: str):
-    """
-    A dataclass from a mapping.
-
-    Raises:
-        ValueError: A key is unknown, or a field without default is missing.
-    """
-    known = {field.name for field in fields(cls)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ValueError(f"`{where}`: unknown key {unknown[0]!r}; known keys are {sorted(known)}")
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise ValueError(f"`{where}`: {error}") from error
 
 
 def call_backend(section: str, backends: dict[str, Callable], settings: dict, **fixed):

@@ -40,7 +40,7 @@ import yaml
 
 from hf_affectcodec.audio import MAX_RATE, MIN_RATE
 from hf_affectcodec.benchmarks.listening_answers import METHODS
-from hf_affectcodec.benchmarks.settings import build_settings, read_settings
+from hf_affectcodec.settings import build_dataclass, read_yaml
 
 
 ORIGINAL = "original"  # the system that is the clip itself
@@ -139,7 +139,7 @@ def read_plan(path: "str | Path") -> Plan:
     """
     path = Path(path)
     try:
-        values = read_settings(path)
+        values = read_yaml(path)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path.name} is no YAML: {' '.join(str(error).split())}") from error
     for name in ("folder", "fingerprint"):
@@ -165,7 +165,7 @@ def _clip(name, entry) -> Clip:
     key = f"clips.{name}"
     _check(isinstance(name, str), "clips", "named by texts", name)
     _check(isinstance(entry, dict), key, "a mapping", entry)
-    clip = build_settings(Clip, entry, key)
+    clip = build_dataclass(Clip, entry, f"`{key}`")
     for part in ("file", "text", "emotion"):
         value = getattr(clip, part)
         _check(value is None or isinstance(value, str), f"{key}.{part}", "a text", value)
@@ -212,7 +212,7 @@ def _complete(plan: Plan, name, entry) -> Test:
         "systems": list(dict.fromkeys(item for pair in named for item in pair)) or every,
         "clips": list(plan.clips),
     }
-    test = build_settings(Test, {**defaults, **entry}, key)
+    test = build_dataclass(Test, {**defaults, **entry}, f"`{key}`")
 
     _check(isinstance(test.question, str), f"{key}.question", "a text", test.question)
     choices = every if method == "mushra" else [ORIGINAL, *every]
