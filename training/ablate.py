@@ -6,7 +6,8 @@ Trains and measures recipes side by side: one row a recipe, mean and spread over
         --output-dir runs/table5 --set steps=2000
 
 Every recipe gets the same `--set` changes, so the same budget. `--evaluate` names configurations of `affectcodec evaluate
-codec`, whose systems are the runs instead of its own; each gives a table, `table-NAME.md` and `table-NAME.json`. Run the command
+codec`, whose systems are the runs instead of its own; each gives a table, `table-NAME.md` and `table-NAME.json`. `--compare-to
+RECIPE` adds every other recipe's difference to it, on the same clips and seeds. Run the command
 again and it goes on: finished runs are left alone, unfinished ones resume, measured clips are not measured again.
 """
 
@@ -22,6 +23,7 @@ from recipe import load_recipe
 from hf_affectcodec.benchmarks.evaluate_codec import CodecEvaluation, evaluate
 from hf_affectcodec.benchmarks.rows import dump
 from hf_affectcodec.benchmarks.settings import config_path
+from hf_affectcodec.metrics.statistics import bootstrap_interval, paired_differences, paired_permutation_test
 from hf_affectcodec.settings import build_dataclass, read_yaml
 
 
@@ -108,6 +110,74 @@ def markdown(rows: list[dict], columns: dict[str, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def read_clips(path: Path, folders: dict[str, list[Path]], columns) -> dict[str, dict[str, np.ndarray]]:
+    """Per recipe and column: values [S, N] over seeds and clips, NaN where a clip could not be measured."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    by_system = {}
+    for row in sorted(rows, key=lambda row: row["clip"]):
+        by_system.setdefault(row["system"], []).append(row)
+    return {
+        name: {
+            column: np.array([[row[column] for row in by_system[folder.name]] for folder in runs], dtype=float)
+            for column in columns
+            if all(column in row for folder in runs for row in by_system[folder.name])
+        }
+        for name, runs in folders.items()
+    }
+
+
+def differences(clips: dict[str, dict[str, np.ndarray]], compare_to: str) -> dict[str, dict]:
+    """
+    Per recipe and column: `{"mean", "low", "high", "p", "by_seed"}` of its difference to the recipe `compare_to`.
+
+    Values are averaged over seeds, then paired clip by clip: `low` and `high` bound 95 % of a bootstrap over clips, `p` is of
+    a two-sided paired permutation test, not corrected for the number of tests. Both speak of other clips, not of other
+    seeds; `by_seed` holds the mean difference of each seed, and where these differ in sign there is no result.
+    """
+    base = clips[compare_to]
+    found = {}
+    for name, columns in clips.items():
+        if name == compare_to:
+            continue
+        found[name] = {}
+        for column in columns.keys() & base.keys():
+            ours, theirs = columns[column], base[column]
+            paired = paired_differences(ours.mean(axis=0), theirs.mean(axis=0))
+            low, high = bootstrap_interval(paired)
+            found[name][column] = {
+                "mean": float(paired.mean()),
+                "low": low,
+                "high": high,
+                "p": paired_permutation_test(ours.mean(axis=0), theirs.mean(axis=0)),
+                "by_seed": [
+                    float(np.mean(paired_differences(one, other))) for one, other in zip(ours, theirs, strict=True)
+                ],
+            }
+    return found
+
+
+def differences_markdown(found: dict[str, dict], columns: dict[str, dict], compare_to: str) -> str:
+    names = [name for name in columns if all(name in cells for cells in found.values())]
+    lines = [
+        f"Difference to {compare_to} on the same clips and seeds [95 % interval over clips], p (not corrected):\n"
+    ]
+    lines += [
+        "| recipe | " + " | ".join(columns[name]["label"] for name in names) + " |",
+        "| --- " * (1 + len(names)) + "|",
+    ]
+    for recipe, cells in found.items():
+        texts = []
+        for name in names:
+            cell, digits = cells[name], columns[name]["digits"] + 1
+            same_sign = min(cell["by_seed"]) > 0 or max(cell["by_seed"]) < 0
+            texts.append(
+                f"{cell['mean']:+.{digits}f} [{cell['low']:+.{digits}f}, {cell['high']:+.{digits}f}], p {cell['p']:.2g}"
+                + ("" if same_sign else " (seeds disagree)")
+            )
+        lines.append(f"| {recipe} | " + " | ".join(texts) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def load_evaluation(name: str, args) -> CodecEvaluation:
     settings = build_dataclass(CodecEvaluation, read_yaml(config_path(name), args.evaluate_set), f"`{name}`")
     settings.data = settings.data.replace("{data_root}", args.data_root)
@@ -125,6 +195,7 @@ def main(arguments=None):
         "--evaluate-set", action="append", default=[], metavar="KEY=VALUE", help="change a value of every evaluation"
     )
     parser.add_argument("--limit", type=int, default=None, help="measure on this many clips only")
+    parser.add_argument("--compare-to", metavar="RECIPE", help="name of the recipe that the others are tested against")
     parser.add_argument("--output-dir", required=True, type=Path)
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of every recipe"
@@ -133,6 +204,9 @@ def main(arguments=None):
     # Whatever is wrong with a file is said before hours are spent.
     for path in args.recipes:
         load_recipe(path, args.data_root, args.set)
+    names = [path.stem for path in args.recipes]
+    if args.compare_to is not None and (args.compare_to not in names or len(names) < 2):
+        raise ValueError(f"`--compare-to` must be one of two or more recipes, {names}, got {args.compare_to!r}")
     evaluations = {Path(name).stem: load_evaluation(name, args) for name in args.evaluate}
     folders = {path.stem: [train(path, seed, args) for seed in args.seeds] for path in args.recipes}
     for name, settings in evaluations.items():
@@ -142,6 +216,11 @@ def main(arguments=None):
         table = evaluate(settings, args.output_dir / f"measured-{name}")
         rows = summarize(table, folders)
         text = markdown(rows, table["columns"])
+        if args.compare_to is not None:
+            clips = read_clips(args.output_dir / f"measured-{name}/clips.jsonl", folders, table["columns"])
+            found = differences(clips, args.compare_to)
+            (args.output_dir / f"differences-{name}.json").write_text(dump(found, indent=2) + "\n", encoding="utf-8")
+            text += "\n" + differences_markdown(found, table["columns"], args.compare_to)
         (args.output_dir / f"table-{name}.json").write_text(dump(rows, indent=2) + "\n", encoding="utf-8")
         (args.output_dir / f"table-{name}.md").write_text(text, encoding="utf-8")
         print(f"{name}\n\n{text}")
