@@ -1,0 +1,201 @@
+"""
+Does the mood of the prompt reach the pitch of what is spoken? An angry voice is higher and wider than a calm one; a
+synthesiser that copies no more than timbre loses that.
+
+    python -m hf_affectcodec.benchmarks.mood_f0 --items items.jsonl --systems ours=runs/wavs other=runs/other \
+        --compare-to neutral --out runs/mood_f0
+
+Items are those of `affectcodec evaluate tts`, each text with one prompt of each mood (`emotion`) and voice (`speaker`). For each
+mood and system: height (median F0) and width (standard deviation of F0) of the generated clips, in semitones, beside those of
+the prompts; differences to one mood, paired by voice and text; and how the clips' F0 follows their prompts' over all items.
+"""
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from hf_affectcodec.metrics.f0 import MIN_VOICED_FRAMES, f0_track
+from hf_affectcodec.metrics.statistics import (
+    bootstrap_interval,
+    paired_differences,
+    paired_permutation_test,
+    summarize,
+)
+
+from .codecs import SAMPLING_RATE
+from .rows import dump
+from .tts_items import Generated, Item, Recordings, SpeechSystem, read_items
+
+
+STATISTICS = {"height": "median F0, semitones over 100 Hz", "width": "standard deviation of F0, semitones"}
+
+
+def f0_statistics(waveform, sampling_rate: int) -> tuple[float, float]:
+    """
+    Median and standard deviation of F0 over the voiced frames, in semitones over 100 Hz and semitones.
+
+    Raises:
+        ValueError: Fewer than 10 frames (100 ms) are voiced.
+    """
+    f0 = f0_track(waveform, sampling_rate)
+    f0 = f0[f0 > 0]
+    if f0.size < MIN_VOICED_FRAMES:
+        raise ValueError(f"`waveform` must have {MIN_VOICED_FRAMES} voiced frames, got {f0.size}")
+    semitones = 12 * np.log2(f0 / 100)
+    return float(np.median(semitones)), float(semitones.std())
+
+
+def measure(system: SpeechSystem, items: list[Item]) -> np.ndarray:
+    """Height and width of every item, [N, 2]; NaN where a clip is missing or has no pitch."""
+    values = np.full((len(items), 2), np.nan)
+    for place, item in enumerate(items):
+        try:
+            values[place] = f0_statistics(system(item), SAMPLING_RATE)
+        except ValueError:
+            continue
+    return values
+
+
+def _rank_correlation(first: np.ndarray, second: np.ndarray, seed: int) -> dict:
+    """Spearman's rho over the items measured in both, with a 95 % bootstrap interval; NaN below five items."""
+    from scipy.stats import spearmanr
+
+    both = ~(np.isnan(first) | np.isnan(second))
+    first, second = first[both], second[both]
+    if first.size < 5:
+        return {"rho": float("nan"), "low": float("nan"), "high": float("nan"), "n": int(first.size)}
+    generator = np.random.default_rng(seed)
+    picks = generator.integers(first.size, size=(1000, first.size))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # rho of a constant is NaN, which is what is wanted
+        drawn = [spearmanr(first[pick], second[pick]).statistic for pick in picks]
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    rho = float(spearmanr(first, second).statistic)
+    return {"rho": rho, "low": float(low), "high": float(high), "n": int(first.size)}
+
+
+def compare_moods(items: list[Item], prompts: np.ndarray, values: np.ndarray, compare_to: str, seed: int = 0) -> dict:
+    """
+    Args:
+        items (`list[Item]`): N items with `emotion`; pairs are those of one `speaker` and `text`.
+        prompts, values (array [N, 2]): Height and width of the prompts and of what a system made of them.
+        compare_to (`str`): The mood that the others are compared to.
+
+    Returns:
+        `dict`: Per statistic `moods` (mean, interval and count of clips and prompts), `differences` to `compare_to` with the
+        p of a two-sided paired permutation test, and `follows`, Spearman's rho between prompt and clip over all items.
+
+    Raises:
+        ValueError: An item has no emotion, no mood is called `compare_to`, or two items share voice, text and mood.
+    """
+    if any(item.emotion is None for item in items):
+        raise ValueError("`items` must each have an `emotion`")
+    moods = sorted({item.emotion for item in items})
+    if compare_to not in moods:
+        raise ValueError(f"`compare_to` must be one of {moods}, got {compare_to!r}")
+    places = {(item.speaker, item.text, item.emotion): place for place, item in enumerate(items)}
+    if len(places) < len(items):
+        raise ValueError("`items` must have each voice, text and mood once")
+    pairs = sorted({(item.speaker or "", item.text) for item in items})
+    result = {}
+    for column, statistic in enumerate(STATISTICS):
+        of_mood = {mood: np.array([item.emotion == mood for item in items]) for mood in moods}
+        differences = {}
+        for mood in moods:
+            if mood == compare_to:
+                continue
+            both = [
+                (places[speaker or None, text, mood], places[speaker or None, text, compare_to])
+                for speaker, text in pairs
+                if (speaker or None, text, mood) in places and (speaker or None, text, compare_to) in places
+            ]
+            differences[mood] = {
+                name: _difference(source[[p for p, _ in both], column], source[[q for _, q in both], column], seed)
+                for name, source in (("prompts", prompts), ("clips", values))
+            }
+        result[statistic] = {
+            "moods": {
+                mood: {
+                    name: _summary(source[of_mood[mood], column], seed)
+                    for name, source in (("prompts", prompts), ("clips", values))
+                }
+                for mood in moods
+            },
+            "differences": differences,
+            "follows": _rank_correlation(prompts[:, column], values[:, column], seed),
+        }
+    return result
+
+
+def _summary(values: np.ndarray, seed: int) -> dict:
+    summary = summarize(values, seed)
+    return {"mean": summary.mean, "low": summary.low, "high": summary.high, "n": int((~np.isnan(values)).sum())}
+
+
+def _difference(first: np.ndarray, second: np.ndarray, seed: int) -> dict:
+    paired = paired_differences(first, second)
+    if paired.size < 2:
+        return {"mean": float("nan"), "low": float("nan"), "high": float("nan"), "p": float("nan"), "n": paired.size}
+    low, high = bootstrap_interval(paired, seed)
+    p = paired_permutation_test(first, second, seed)
+    return {"mean": float(paired.mean()), "low": low, "high": high, "p": p, "n": int(paired.size)}
+
+
+def markdown(found: dict[str, dict], compare_to: str) -> str:
+    lines = []
+    for statistic, label in STATISTICS.items():
+        lines += [f"**{statistic}** ({label})\n", "| system | mood | prompts | clips | clips - " + compare_to + " |"]
+        lines.append("| --- | --- | --- | --- | --- |")
+        for name, result in found.items():
+            for mood, cell in result[statistic]["moods"].items():
+                texts = [
+                    f"{cell[side]['mean']:.2f} [{cell[side]['low']:.2f}, {cell[side]['high']:.2f}] (n {cell[side]['n']})"
+                    for side in ("prompts", "clips")
+                ]
+                change = "-"
+                if mood != compare_to:
+                    d = result[statistic]["differences"][mood]["clips"]
+                    change = f"{d['mean']:+.2f} [{d['low']:+.2f}, {d['high']:+.2f}], p {d['p']:.2g} (n {d['n']})"
+                lines.append(f"| {name} | {mood} | {texts[0]} | {texts[1]} | {change} |")
+        lines.append("")
+        for name, result in found.items():
+            f = result[statistic]["follows"]
+            lines.append(
+                f"{name}: Spearman's rho between prompt and clip {f['rho']:.2f} [{f['low']:.2f}, {f['high']:.2f}] (n {f['n']})"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=Path, required=True)
+    parser.add_argument("--systems", nargs="+", required=True, metavar="NAME=FOLDER")
+    parser.add_argument("--compare-to", default="neutral", metavar="MOOD")
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    items = read_items(options.items, options.limit)
+    systems = []
+    for entry in options.systems:
+        name, equals, folder = entry.partition("=")
+        if not equals:
+            raise ValueError(f"`--systems` takes NAME=FOLDER, got {entry!r}")
+        systems.append(Generated(name, folder))
+    prompts = measure(Recordings("prompt", items), items)
+    found = {
+        system.name: compare_moods(items, prompts, measure(system, items), options.compare_to) for system in systems
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "mood_f0.json").write_text(dump(found, indent=2) + "\n", encoding="utf-8")
+    text = markdown(found, options.compare_to)
+    (options.out / "mood_f0.md").write_text(text, encoding="utf-8")
+    sys.stdout.write(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

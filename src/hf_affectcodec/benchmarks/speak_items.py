@@ -1,0 +1,91 @@
+"""
+Speaks every item of a list with a trained model, for `affectcodec evaluate tts` and [`mood_f0`](mood_f0.py):
+
+    python -m hf_affectcodec.benchmarks.speak_items --items items.jsonl --model org/affectcodec-tts --out runs/wavs
+
+writes `ID.wav` for each item, in the voice of its prompt where it has one. What is there already is left alone. What could not
+be spoken is counted and named in `failures.jsonl`; `stops.json` counts how the others ended (`"eos"` or `"limit"`).
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from hf_affectcodec.audio import write_audio
+from hf_affectcodec.metrics.transcription import load_transcriber
+from hf_affectcodec.speak import load_tts, speak
+
+from .codecs import SAMPLING_RATE
+from .tts_items import Item, read_items, read_waveform
+
+
+def speak_items(
+    model, processor, items: list[Item], out: Path, seed: int = 0, transcribe=None, **generate
+) -> dict[str, str]:
+    """
+    Args:
+        model, processor: Of [`~hf_affectcodec.speak.load_tts`].
+        items (`list[Item]`): What to say. An item's clip does not depend on the others: each begins with the same `seed`.
+        out (`Path`): Folder of the clips; made if missing.
+        transcribe (`Callable`, *optional*): Hears the words of the prompts, see [`~hf_affectcodec.speak.speak`].
+        generate: Settings of `generate`, as `temperature`.
+
+    Returns:
+        `dict[str, str]`: What could not be spoken: the reason by id.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    failures, stops = {}, Counter()
+    for item in tqdm(items, desc="items", unit="item"):
+        path = out / f"{item.id}.wav"
+        if path.exists():
+            continue
+        try:
+            prompt = None if item.prompt is None else torch.from_numpy(read_waveform(item.prompt, item.id))[None]
+            said = speak(
+                model,
+                processor,
+                item.text,
+                prompt,
+                language=item.language,
+                transcribe=transcribe,
+                seed=seed,
+                **generate,
+            )
+        except ValueError as error:
+            failures[item.id] = str(error)
+            continue
+        write_audio(path, said.audio, SAMPLING_RATE)
+        stops.update(said.stop_reasons)
+    lines = [json.dumps({"id": identity, "reason": reason}) + "\n" for identity, reason in failures.items()]
+    (out / "failures.jsonl").write_text("".join(lines), encoding="utf-8")
+    (out / "stops.json").write_text(json.dumps(stops) + "\n", encoding="utf-8")
+    return failures
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=Path, required=True, help="JSONL or Parquet: id, text, prompt, language")
+    parser.add_argument("--model", required=True, help="folder or Hub id")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--transcriber", help="folder or Hub id of a Whisper, which hears the words of the prompts")
+    parser.add_argument("--greedy", action="store_true", help="the likeliest code each time, no drawing")
+    parser.add_argument("--device")
+    options = parser.parse_args(arguments)
+    items = read_items(options.items, options.limit)
+    model, processor = load_tts(options.model, options.device)
+    settings = {"do_sample": False} if options.greedy else {}
+    transcribe = None if options.transcriber is None else load_transcriber(options.transcriber)
+    failures = speak_items(model, processor, items, options.out, options.seed, transcribe, **settings)
+    print(f"{len(items) - len(failures)} of {len(items)} items spoken")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from hf_affectcodec.benchmarks.mood_f0 import compare_moods, f0_statistics, main, measure
+from hf_affectcodec.benchmarks.tts_items import read_items
+
+
+RATE = 16000
+MOODS = {"angry": (220.0, 4.0), "neutral": (110.0, 1.0)}  # Hz, semitones of vibrato
+
+
+def voice(height: float, width: float, seconds: float = 1.0) -> np.ndarray:
+    """A buzz whose F0 swings as a sine of the amplitude `width` semitones around `height` Hz."""
+    time = np.arange(int(seconds * RATE)) / RATE
+    f0 = height * 2 ** (width * np.sin(2 * np.pi * 2 * time) / 12)
+    phase = 2 * np.pi * np.cumsum(f0) / RATE
+    return 0.1 * sum(np.sin(k * phase) / k for k in range(1, 6))
+
+
+@pytest.fixture
+def items(tmp_path):
+    """Three texts, two voices, two moods; `copycat` speaks as its prompt does, `parrot` always in the same way."""
+    lines = []
+    for folder in ("prompt", "copycat", "parrot"):
+        (tmp_path / folder).mkdir()
+    for speaker, factor in (("low", 1.0), ("high", 1.2)):
+        for text in ("one", "two", "three"):
+            for mood, (height, width) in MOODS.items():
+                identity = f"{speaker}-{text}-{mood}"
+                shift = 2 ** (len(text) / 24)
+                soundfile.write(tmp_path / f"prompt/{identity}.wav", voice(height * factor, width), RATE)
+                soundfile.write(tmp_path / f"copycat/{identity}.wav", voice(height * factor * shift, width), RATE)
+                soundfile.write(tmp_path / f"parrot/{identity}.wav", voice(150 * shift, 2.0), RATE)
+                row = {"id": identity, "text": text, "emotion": mood, "speaker": speaker}
+                lines.append(json.dumps({**row, "prompt": f"prompt/{identity}.wav"}))
+    (tmp_path / "items.jsonl").write_text("\n".join(lines))
+    return tmp_path / "items.jsonl"
+
+
+def test_statistics_of_a_known_pitch():
+    height, width = f0_statistics(voice(200.0, 3.0), RATE)
+    assert height == pytest.approx(12, abs=0.2)  # an octave over 100 Hz
+    assert width == pytest.approx(3 / np.sqrt(2), abs=0.2)  # of a sine
+    with pytest.raises(ValueError, match="10 voiced frames"):
+        f0_statistics(np.random.default_rng(0).normal(scale=0.01, size=RATE), RATE)
+
+
+def test_a_copycat_is_told_from_a_parrot(items, tmp_path):
+    folder = items.parent
+    arguments = ["--items", str(items), "--systems", f"copycat={folder / 'copycat'}", f"parrot={folder / 'parrot'}"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out/mood_f0.json").read_text())
+    height = found["copycat"]["height"]
+    assert height["differences"]["angry"]["clips"]["mean"] == pytest.approx(12, abs=0.3)
+    assert height["differences"]["angry"]["clips"]["p"] < 0.05 and height["differences"]["angry"]["clips"]["n"] == 6
+    assert height["follows"]["rho"] > 0.8 and found["copycat"]["width"]["differences"]["angry"]["clips"]["low"] > 1
+    parrot = found["parrot"]["height"]["differences"]["angry"]
+    assert parrot["clips"]["mean"] == pytest.approx(0, abs=1e-6) and parrot["clips"]["p"] == 1
+    assert parrot["prompts"]["mean"] == pytest.approx(12, abs=0.3)
+    text = (tmp_path / "out/mood_f0.md").read_text()
+    assert "| parrot | angry |" in text and "clips - neutral" in text
+
+
+def test_missing_clips_and_bad_items(items):
+    from dataclasses import replace
+
+    from hf_affectcodec.benchmarks.tts_items import Generated
+
+    (items.parent / "copycat/low-one-angry.wav").unlink()
+    read = read_items(items)
+    values = measure(Generated("copycat", items.parent / "copycat"), read)
+    assert np.isnan(values).any(axis=1).sum() == 1
+    cell = compare_moods(read, values, values, "neutral")["height"]
+    assert cell["moods"]["angry"]["clips"]["n"] == 5 and cell["differences"]["angry"]["clips"]["n"] == 5
+    for changed, mood, message in (
+        (read, "calm", r"`compare_to` must be one of \['angry', 'neutral'\]"),
+        ([replace(read[0], emotion=None), *read[1:]], "neutral", "must each have an `emotion`"),
+        ([*read, read[0]], "neutral", "voice, text and mood once"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compare_moods(changed, values, values, mood)

@@ -1,0 +1,49 @@
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tiny_tts import tiny_tts
+
+from hf_affectcodec import AffectCodecFeatureExtractor, AffectCodecTTSProcessor
+from hf_affectcodec.audio import load_audio
+from hf_affectcodec.benchmarks.speak_items import main
+from hf_affectcodec.speak import load_tts, speak
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny_tts(text_vocab_size=256, min_prompt_frames=25, max_prompt_frames=150).save_pretrained(tmp_path / "tts")
+    AffectCodecTTSProcessor(AffectCodecFeatureExtractor()).save_pretrained(tmp_path / "tts")
+    generator = np.random.default_rng(0)
+    soundfile.write(tmp_path / "prompt.wav", 0.2 * generator.standard_normal(20000), 16000)
+    soundfile.write(tmp_path / "short.wav", 0.2 * generator.standard_normal(900), 16000)
+    items = [
+        {"id": "a", "text": "oh yes"},
+        {"id": "b", "text": "oh no", "prompt": "prompt.wav"},
+        {"id": "c", "text": "why not", "prompt": "short.wav"},
+    ]
+    (tmp_path / "items.jsonl").write_text("\n".join(json.dumps(item) for item in items))
+    return tmp_path
+
+
+def test_every_item_is_spoken_or_named(folder, monkeypatch):
+    monkeypatch.setattr(
+        "hf_affectcodec.benchmarks.speak_items.load_transcriber", lambda source: lambda clips, rate, languages: ["no"]
+    )
+    out = folder / "wavs"
+    arguments = ["--items", str(folder / "items.jsonl"), "--model", str(folder / "tts"), "--out", str(out)]
+    assert main([*arguments, "--transcriber", "some/whisper", "--seed", "3"]) == 1
+    assert sorted(path.name for path in out.glob("*.wav")) == ["a.wav", "b.wav"]
+    failures = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in failures] == ["c"] and "prompt" in failures[0]["reason"]
+    assert sum(json.loads((out / "stops.json").read_text()).values()) == 2
+    model, processor = load_tts(str(folder / "tts"), "cpu")
+    expected = speak(model, processor, "oh no", load_audio(folder / "prompt.wav", 16000), "no", seed=3)
+    assert torch.allclose(load_audio(out / "b.wav", 16000), expected.audio.clamp(-1, 1), atol=2**-15)
+
+    before = (out / "a.wav").stat().st_mtime_ns
+    (out / "b.wav").unlink()
+    main([*arguments, "--transcriber", "some/whisper", "--seed", "3"])
+    assert (out / "a.wav").stat().st_mtime_ns == before and (out / "b.wav").exists()
