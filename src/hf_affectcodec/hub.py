@@ -35,6 +35,7 @@ import yaml
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
+from .benchmarks.model_index import TASK, eval_results
 from .data.corpora import find_corpus
 from .data.error_text import first_line
 from .modeling.feature_extraction_affectcodec import AffectCodecFeatureExtractor
@@ -51,7 +52,6 @@ from .remote_code import (
 
 
 SUMS_FILE = "SHA256SUMS"
-TASK = "audio-to-audio"
 
 
 @dataclass(frozen=True)
@@ -208,26 +208,6 @@ def read_results(path: str | Path, model) -> tuple[str, dict]:
     return names[0], {**table, "systems": _nan(table["systems"]), "comparisons": _nan(table["comparisons"])}
 
 
-def _eval_results(name: str, table: dict, values: CardValues) -> list[EvalResult]:
-    from .benchmarks.codec_table import METRICS
-
-    protocol = table["protocol"]
-    return [
-        EvalResult(
-            task_type=TASK,
-            task_name="Speech coding",
-            dataset_type=values.dataset,
-            dataset_name=values.dataset_name,
-            dataset_split=values.dataset_split,
-            dataset_args={"file": protocol["data"], "sha256": protocol["data_sha256"], "clips": table["n_clips"]},
-            metric_type=metric,
-            metric_name=METRICS[metric].label,
-            metric_value=round(table["systems"][name]["metrics"][metric]["mean"], 4),
-        )
-        for metric in METRICS
-    ]
-
-
 def card_template_path(name: str) -> Path:
     """The Jinja2 template of a card, in the installed package or in a checkout."""
     here = Path(__file__).resolve()
@@ -285,6 +265,7 @@ def codec_card(
             "they must be those of one run that was finished"
         )
     config = model.config
+    dataset = {"type": values.dataset, "name": values.dataset_name, "split": values.dataset_split}
     data = ModelCardData(
         language=list(values.languages),
         license=values.license,
@@ -293,7 +274,7 @@ def codec_card(
         tags=["audio", "speech", "neural-codec", "audio-tokenizer", "affectcodec", "arxiv:2605.11098"],
         metrics=list(METRICS),
         model_name=values.repo_id.split("/")[1],
-        eval_results=_eval_results(name, table, values),
+        eval_results=eval_results(table, name, dataset),
     )
     template = _template("affectcodec")
     try:
