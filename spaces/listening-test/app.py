@@ -19,9 +19,9 @@ from pathlib import Path
 import gradio as gr
 from huggingface_hub.errors import HfHubHTTPError
 
-from hf_affectcodec.benchmarks.listening_analysis import analyse
-from hf_affectcodec.benchmarks.listening_answers import METHODS, read_answers
-from hf_affectcodec.benchmarks.listening_report import markdown, picture
+from hf_affectcodec.benchmarks.listening.analysis import analyse
+from hf_affectcodec.benchmarks.listening.answers import METHODS, read_answers
+from hf_affectcodec.benchmarks.listening.report import markdown, picture
 from hf_affectcodec.listening_test import (
     AnswerStore,
     Page,

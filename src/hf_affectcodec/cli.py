@@ -113,7 +113,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.table == "codec":
         from .benchmarks.evaluate_codec import main
     elif arguments.table == "ser":
-        from .benchmarks.emo_superb import main
+        from .benchmarks.evaluate_ser import main
     else:
         from .benchmarks.evaluate_tts import main
     return main(arguments.options)

@@ -16,8 +16,8 @@ import yaml
 from loopback_hub import LoopbackHub
 
 from hf_affectcodec.audio import load_audio
-from hf_affectcodec.benchmarks.listening_analysis import analyse
-from hf_affectcodec.benchmarks.listening_answers import Answer, read_answers
+from hf_affectcodec.benchmarks.listening.analysis import analyse
+from hf_affectcodec.benchmarks.listening.answers import Answer, read_answers
 from hf_affectcodec.listening_test import (
     AnswerStore,
     Plan,

@@ -11,7 +11,7 @@ from gradio_client.exceptions import AppError
 from serving import SPACES, load_app, served
 
 from hf_affectcodec.audio import load_audio
-from hf_affectcodec.benchmarks.listening_answers import METHODS
+from hf_affectcodec.benchmarks.listening.answers import METHODS
 from hf_affectcodec.listening_test import AnswerStore, read_plan, render_stimuli, session_pages
 
 

@@ -33,9 +33,9 @@ from . import tables
 from .clips import count_clips, read_clips, sha256_of
 from .codec_facts import add_codec_facts
 from .codecs import SAMPLING_RATE, AudioTokenizationCodec, Codec, Original, PyAVCodec
+from .columns.signal import MAX_LAG, MIN_CORRELATION, Metric, MetricColumns
 from .measuring import measure_all, run_codec
 from .rows import dump
-from .signal_columns import MAX_LAG, MIN_CORRELATION, Metric, MetricColumns
 from .tables import markdown, worst_failures, write_table
 
 

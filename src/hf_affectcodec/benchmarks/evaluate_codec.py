@@ -30,19 +30,19 @@ from . import backends
 from .clips import count_clips, read_clips, read_labels, resolve_data
 from .codec_facts import add_codec_facts
 from .codec_table import METRICS, protocol
-from .emotion_columns import EmotionColumns, RecallColumns
+from .columns.emotion import EmotionColumns, RecallColumns
+from .columns.rating import RatingColumns
+from .columns.signal import Metric, MetricColumns
+from .columns.speaker import SpeakerColumns
+from .columns.token import TokenColumns
+from .columns.word import WordColumns
 from .measuring import ColumnGroup, measure_all, run_codec
 from .model_index import write_model_index
 from .picture import picture
-from .rating_columns import RatingColumns
 from .rows import dump
 from .settings import call_backend, config_path
-from .signal_columns import Metric, MetricColumns
-from .speaker_columns import SpeakerColumns
 from .systems import load_systems
 from .tables import per_clip, tabulate, worst_failures, write_table
-from .token_columns import TokenColumns
-from .word_columns import WordColumns
 
 
 # DistillMOS is a column of its own here.

@@ -19,7 +19,7 @@ from hf_affectcodec.audio import AudioFileError, load_audio
 
 from .clips import Clip
 from .codecs import SAMPLING_RATE, Codec
-from .columns import Evaluated, FigureColumn, MeanColumn, RateColumn
+from .columns.kinds import Evaluated, FigureColumn, MeanColumn, RateColumn
 from .rows import Rows
 
 

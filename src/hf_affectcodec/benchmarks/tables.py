@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .columns import FigureColumn
+from .columns.kinds import FigureColumn
 from .measuring import ColumnGroup
 from .rows import dump
 

@@ -39,7 +39,7 @@ from pathlib import Path
 import yaml
 
 from hf_affectcodec.audio import MAX_RATE, MIN_RATE
-from hf_affectcodec.benchmarks.listening_answers import METHODS
+from hf_affectcodec.benchmarks.listening.answers import METHODS
 from hf_affectcodec.settings import build_dataclass, read_yaml
 
 

@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from hf_affectcodec.benchmarks.listening_answers import METHODS, Answer
+from hf_affectcodec.benchmarks.listening.answers import METHODS, Answer
 
 from .plan import ORIGINAL, Plan, Test
 from .stimuli import REFERENCE
@@ -19,7 +19,7 @@ ATTENTION_TOLERANCE = 5  # points on the scale of MUSHRA
 
 @dataclass(frozen=True)
 class Stimulus:
-    """A recording on a page: which system, and its role (see [`~hf_affectcodec.benchmarks.listening_answers`])."""
+    """A recording on a page: which system, and its role (see [`~hf_affectcodec.benchmarks.listening.answers`])."""
 
     system: str
     role: str = "system"
@@ -144,7 +144,7 @@ def page_rows(plan: Plan, code: str, number: int, page: Page, scores: Sequence[f
         scores (sequence of `float`): See [`check_scores`].
 
     Returns:
-        `list[dict]`: The columns of [`~hf_affectcodec.benchmarks.listening_answers`], and `page` (the number), `position`
+        `list[dict]`: The columns of [`~hf_affectcodec.benchmarks.listening.answers`], and `page` (the number), `position`
         (on the page, from 1) and `plan` (its fingerprint).
     """
     method = plan.tests[page.test].method

@@ -14,9 +14,9 @@ from hf_affectcodec.benchmarks import codec_table
 from hf_affectcodec.benchmarks.clips import read_clips
 from hf_affectcodec.benchmarks.codec_table import METRICS, main, markdown, parse_model, run, tabulate, worst_failures
 from hf_affectcodec.benchmarks.codecs import Original, PyAVCodec
+from hf_affectcodec.benchmarks.columns.signal import measure
 from hf_affectcodec.benchmarks.measuring import run_codec
 from hf_affectcodec.benchmarks.rows import Rows
-from hf_affectcodec.benchmarks.signal_columns import measure
 from hf_affectcodec.metrics.lsd import lsd
 from hf_affectcodec.metrics.stoi import stoi
 

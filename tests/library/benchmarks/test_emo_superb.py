@@ -13,10 +13,10 @@ import yaml
 from test_codec_table import audio_bytes
 from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
-from hf_affectcodec.benchmarks import emo_superb, emo_superb_layout
-from hf_affectcodec.benchmarks.emo_superb import FeatureStore, SetSource, read_config, training_statistics
-from hf_affectcodec.benchmarks.emo_superb_layout import speaker_folds
-from hf_affectcodec.benchmarks.emo_superb_probe import (
+from hf_affectcodec.benchmarks import evaluate_ser
+from hf_affectcodec.benchmarks.emo_superb import layout
+from hf_affectcodec.benchmarks.emo_superb.layout import speaker_folds
+from hf_affectcodec.benchmarks.emo_superb.probe import (
     Probe,
     ProbeSettings,
     class_balanced_weights,
@@ -26,13 +26,14 @@ from hf_affectcodec.benchmarks.emo_superb_probe import (
     soft_cross_entropy,
     train_probe,
 )
-from hf_affectcodec.benchmarks.emo_superb_sets import OFFICIAL_SETS, has_class, read_fold, smoothed_labels
-from hf_affectcodec.benchmarks.emo_superb_table import (
+from hf_affectcodec.benchmarks.emo_superb.sets import OFFICIAL_SETS, has_class, read_fold, smoothed_labels
+from hf_affectcodec.benchmarks.emo_superb.table import (
     class_counts,
     macro_f1,
     speaker_interval,
     speaker_permutation_test,
 )
+from hf_affectcodec.benchmarks.evaluate_ser import FeatureStore, SetSource, read_config, training_statistics
 from hf_affectcodec.metrics.classification import multilabel_macro_f1
 
 
@@ -318,7 +319,7 @@ def data_root(tmp_path_factory):
     rows.append({**rows[0], "emotion": None})
     pa.parquet.write_table(pa.Table.from_pylist(rows), root / "voices.parquet")
     arguments = ["--data", str(root / "voices.parquet"), "--label", "emotion", "--speaker", "who", "--folds", "4"]
-    assert emo_superb_layout.main([*arguments, "--out", str(root / "VOICES")]) == 0
+    assert layout.main([*arguments, "--out", str(root / "VOICES")]) == 0
     return root
 
 
@@ -367,9 +368,9 @@ def config_file(data_root, upstream_folder, tmp_path):
 
 
 def test_from_files_to_the_table(config_file, tmp_path, monkeypatch, capsys):
-    flatten, load = Flatten(), emo_superb.load_codecs
-    monkeypatch.setattr(emo_superb, "load_codecs", lambda config: [*load(config), flatten])
-    assert emo_superb.main(["--config", str(config_file)]) == 0
+    flatten, load = Flatten(), evaluate_ser.load_codecs
+    monkeypatch.setattr(evaluate_ser, "load_codecs", lambda config: [*load(config), flatten])
+    assert evaluate_ser.main(["--config", str(config_file)]) == 0
     table = json.loads((tmp_path / "out/table.json").read_text())["sets"]["VOICES/Primary"]
     systems = table["systems"]
     assert list(systems) == ["training prior", "original", "opus-24", "flatten"]
@@ -392,15 +393,15 @@ def test_from_files_to_the_table(config_file, tmp_path, monkeypatch, capsys):
     # A second run codes nothing, and says the same.
     calls = flatten.calls
     assert calls == 24
-    assert emo_superb.main(["--config", str(config_file)]) == 0
+    assert evaluate_ser.main(["--config", str(config_file)]) == 0
     assert flatten.calls == calls and (tmp_path / "out/table.md").read_text() == text
 
 
 def test_failures_are_counted_and_not_scored(config_file, tmp_path, monkeypatch, capsys):
     flatten = Flatten()
     flatten.fails = {2, 3, 9}
-    monkeypatch.setattr(emo_superb, "load_codecs", lambda config: [emo_superb.Original(), flatten])
-    assert emo_superb.main(["--config", str(config_file)]) == 1
+    monkeypatch.setattr(evaluate_ser, "load_codecs", lambda config: [evaluate_ser.Original(), flatten])
+    assert evaluate_ser.main(["--config", str(config_file)]) == 1
     cell = json.loads((tmp_path / "out/table.json").read_text())["sets"]["VOICES/Primary"]["systems"]["flatten"]
     assert (cell["n"], cell["n_failed"], cell["to_original"]["n"]) == (21, 3, 21)
     assert cell["failures"] == {"`waveform`: no": 3}

@@ -9,11 +9,11 @@ import pyarrow.parquet
 import pytest
 from scipy import stats
 
-from hf_affectcodec.benchmarks.listening import main
-from hf_affectcodec.benchmarks.listening_analysis import analyse
-from hf_affectcodec.benchmarks.listening_answers import Answer, read_answers
-from hf_affectcodec.benchmarks.listening_screening import screen_listeners
-from hf_affectcodec.benchmarks.listening_statistics import holm, score_matrix, two_way_interval, two_way_test
+from hf_affectcodec.benchmarks.listening.__main__ import main
+from hf_affectcodec.benchmarks.listening.analysis import analyse
+from hf_affectcodec.benchmarks.listening.answers import Answer, read_answers
+from hf_affectcodec.benchmarks.listening.screening import screen_listeners
+from hf_affectcodec.benchmarks.listening.statistics import holm, score_matrix, two_way_interval, two_way_test
 
 
 def answer(listener, clip, system, score, method="mos", **more) -> Answer:

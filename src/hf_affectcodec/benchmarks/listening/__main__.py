@@ -3,7 +3,7 @@ What listeners' answers show: MUSHRA, MOS, Emotion-MOS, AB preference and CMOS.
 
     python -m hf_affectcodec.benchmarks.listening answers.jsonl --out DIR
 
-reads answers in the form of [`~.listening_answers`], leaves out listeners by [`~.listening_screening`], and writes
+reads answers in the form of [`~.answers`], leaves out listeners by [`~.screening`], and writes
 `DIR/listening.md`, `DIR/listening.json` and `DIR/listening.png`.
 """
 
@@ -11,15 +11,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from .listening_analysis import analyse
-from .listening_answers import read_answers
-from .listening_report import markdown, picture
-from .listening_screening import MIN_ATTENTION
-from .rows import dump
+from ..rows import dump
+from .analysis import analyse
+from .answers import read_answers
+from .report import markdown, picture
+from .screening import MIN_ATTENTION
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="listening", description=__doc__.strip().split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m hf_affectcodec.benchmarks.listening", description=__doc__.strip().split("\n\n")[0])
     parser.add_argument(
         "answers", type=Path, nargs="+", help="JSON lines, or .parquet; several files are taken together"
     )

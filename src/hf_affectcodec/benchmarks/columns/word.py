@@ -6,14 +6,14 @@ import numpy as np
 
 from hf_affectcodec.metrics.word_errors import NORMALIZER, WordErrors, normalize, word_errors
 
-from .codecs import SAMPLING_RATE
-from .columns import Evaluated, RateColumn
-from .measuring import Sample
+from ..codecs import SAMPLING_RATE
+from ..measuring import Sample
+from .kinds import Evaluated, RateColumn
 
 
 class WordColumns:
     """
-    A [`~.measuring.ColumnGroup`]. Its rows hold transcripts; errors are counted when the table is made.
+    A [`~..measuring.ColumnGroup`]. Its rows hold transcripts; errors are counted when the table is made.
 
     Against the data set's texts the rates hold the recogniser's own errors as well, and differences of writing (`8` and
     `ocho`); the row of the originals says how many. Against the transcript of the original those are gone, and what both

@@ -7,9 +7,9 @@ from hf_affectcodec.audio import resample
 from hf_affectcodec.metrics.codebook_usage import codebook_usage, count_codes
 from hf_affectcodec.metrics.token_consistency import shift_consistency, slice_consistency
 
-from .codecs import SAMPLING_RATE, AudioTokenizationCodec
-from .columns import Evaluated, FigureColumn, MeanColumn
-from .measuring import Sample
+from ..codecs import SAMPLING_RATE, AudioTokenizationCodec
+from ..measuring import Sample
+from .kinds import Evaluated, FigureColumn, MeanColumn
 
 
 SLICE_SECONDS = 0.5
@@ -18,7 +18,7 @@ SHIFT = 0.25  # of a frame
 
 class TokenColumns:
     """
-    A [`~.measuring.ColumnGroup`] of the codecs that are [`~.codecs.AudioTokenizationCodec`]; others have no cells. Slices
+    A [`~..measuring.ColumnGroup`] of the codecs that are [`~..codecs.AudioTokenizationCodec`]; others have no cells. Slices
     last `SLICE_SECONDS`, follow each other without overlap and are compared whole, edges included; shifts are a quarter
     of a frame. Both at the model's own rate. Rows hold codes and, for each codebook, both shares.
 

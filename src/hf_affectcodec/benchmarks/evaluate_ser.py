@@ -2,7 +2,7 @@
 EMO-SUPERB on resynthesised speech (Table 3 of arXiv 2605.11098): how much emotion a recogniser still finds in what a
 codec made of a clip.
 
-    python -m hf_affectcodec.benchmarks.emo_superb --config table3.yaml
+    python -m hf_affectcodec.benchmarks.evaluate_ser --config table3.yaml
 
 For every fold of every set a probe on a frozen upstream is trained on original speech, and tested on the original test
 clips and on each codec's version of them. A configuration names the data, the upstream and the systems:
@@ -41,9 +41,9 @@ from hf_affectcodec.shipped import pretrained_path
 from hf_affectcodec.teachers.frames import FrameTeacher
 
 from .codecs import SAMPLING_RATE, AudioTokenizationCodec, Codec, Original, PyAVCodec
-from .emo_superb_probe import ProbeSettings, layer_means, load_upstream, predict, train_probe
-from .emo_superb_sets import OFFICIAL_SETS, Fold, Partition, has_class, read_fold
-from .emo_superb_table import markdown, picture, tabulate
+from .emo_superb.probe import ProbeSettings, layer_means, load_upstream, predict, train_probe
+from .emo_superb.sets import OFFICIAL_SETS, Fold, Partition, has_class, read_fold
+from .emo_superb.table import markdown, picture, tabulate
 from .rows import dump
 
 
@@ -53,7 +53,7 @@ class SetSource:
     Args:
         path (`str`): Folder under `data_root` that holds `config.json` and the labels, its speech being in `../Audios`.
         folds (`int`, *optional*): Folds to run, from 1; those of the benchmark for its own sets.
-        check_speakers (`bool`, *optional*, defaults to `True`): See [`~.emo_superb_sets.read_fold`].
+        check_speakers (`bool`, *optional*, defaults to `True`): See [`~.emo_superb.sets.read_fold`].
     """
 
     path: str
@@ -83,7 +83,7 @@ class Config:
             with before the upstream. By default those of all samples of the fold's training clips, as in the benchmark;
             `[0, 1]` leaves waveforms as they are, and lets all folds share their features.
         max_seconds (`float`, *optional*, defaults to 10): Of a clip, what the upstream sees. Codecs code whole clips.
-        probe ([`~.emo_superb_probe.ProbeSettings`], *optional*): Training of the probe.
+        probe ([`~.evaluate_ser.probe.ProbeSettings`], *optional*): Training of the probe.
         seeds (`list[int]`, *optional*, defaults to `[0]`): One probe a seed and fold.
         device (`str`, *optional*, defaults to `"cpu"`): Where codecs and upstream run.
         max_failures (`int`, *optional*, defaults to 0): Clips that one system may fail on before the exit status is 1.
@@ -327,7 +327,7 @@ def run(config: Config) -> dict:
         config ([`Config`]): See [`read_config`].
 
     Returns:
-        `dict`: The table, see [`~.emo_superb_table.tabulate`].
+        `dict`: The table, see [`~.emo_superb.table.tabulate`].
     """
     out, root = Path(config.out), Path(config.data_root)
     # Everything that is wrong with the data is said before hours of work.
@@ -387,7 +387,7 @@ def run(config: Config) -> dict:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="emo_superb", description=__doc__.split("\n\n")[0].strip())
+    parser = argparse.ArgumentParser(prog="affectcodec evaluate ser", description=__doc__.split("\n\n")[0].strip())
     parser.add_argument("--config", type=Path, required=True, help="YAML file, see the module")
     config = read_config(parser.parse_args(arguments).config)
     table = run(config)

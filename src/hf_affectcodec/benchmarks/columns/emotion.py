@@ -7,14 +7,14 @@ import numpy as np
 from hf_affectcodec.metrics.emotion_recall import emotion_recall
 from hf_affectcodec.metrics.emotion_similarity import EmotionSimilarityReport, emotion_similarity_report
 
-from .columns import Evaluated, FigureColumn, MeanColumn
-from .embeddings import embedding_row, paired_cosines, stack_embeddings
-from .measuring import Sample
+from ..embeddings import embedding_row, paired_cosines, stack_embeddings
+from ..measuring import Sample
+from .kinds import Evaluated, FigureColumn, MeanColumn
 
 
 class EmotionColumns:
     """
-    A [`~.measuring.ColumnGroup`] of one table: cosine of the emotion embeddings of a clip and of what became of it. Its
+    A [`~..measuring.ColumnGroup`] of one table: cosine of the emotion embeddings of a clip and of what became of it. Its
     rows hold the embeddings.
 
     Args:
@@ -85,7 +85,7 @@ class EmotionColumns:
 
 class RecallColumns:
     """
-    A [`~.measuring.ColumnGroup`]: how often a recogniser hears the labelled emotion. Its rows hold the classes'
+    A [`~..measuring.ColumnGroup`]: how often a recogniser hears the labelled emotion. Its rows hold the classes'
     probabilities.
 
     Args:

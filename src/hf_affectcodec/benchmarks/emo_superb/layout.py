@@ -1,7 +1,7 @@
 """
 Lays labelled speech out like a set of EMO-SUPERB, with voices left out, so that the protocol runs on it:
 
-    python -m hf_affectcodec.benchmarks.emo_superb_layout --data voices.parquet --label emotion --speaker speaker_id \
+    python -m hf_affectcodec.benchmarks.emo_superb.layout --data voices.parquet --label emotion --speaker speaker_id \
         --folds 6 --out data/EMO-SUPERB/VOICES
 
 Every speaker is tested in one fold; the next fold's speakers are its development set, all others are trained on. A clip
@@ -20,8 +20,8 @@ import numpy as np
 from hf_affectcodec.audio import write_audio
 from hf_affectcodec.data.clips import Clips, load_clips
 
-from .codecs import SAMPLING_RATE
-from .emo_superb_sets import smoothed_labels
+from ..codecs import SAMPLING_RATE
+from .sets import smoothed_labels
 
 
 def speaker_folds(speakers: Sequence[str], num_folds: int) -> list[list[str]]:
@@ -86,7 +86,7 @@ def write_layout(clips: Clips, out: "str | Path", num_folds: int) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="emo_superb_layout", description=__doc__.split("\n\n")[0].strip())
+    parser = argparse.ArgumentParser(prog="emo_superb.layout", description=__doc__.split("\n\n")[0].strip())
     parser.add_argument("--data", required=True, help="Parquet file with a column audio (bytes, path)")
     parser.add_argument("--label", required=True, help="column of the emotion; rows without one are left out")
     parser.add_argument("--speaker", required=True, help="column of the speaker")

@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .codecs import Original
-from .emo_superb_sets import has_class
-from .listening_report import estimate, markdown_row
-from .listening_statistics import holm
-from .tables import number
+from ..codecs import Original
+from ..listening.report import estimate, markdown_row
+from ..listening.statistics import holm
+from ..tables import number
+from .sets import has_class
 
 
 NUM_RESAMPLES = 10_000
@@ -27,7 +27,7 @@ def class_counts(rows: list[dict], speakers: list[str]) -> np.ndarray:
     True positives, false positives and false negatives of each speaker and class, [S, K, 3], over the seeds together.
 
     Args:
-        rows (`list[dict]`): Of clips that were measured, see [`~.emo_superb.run_fold`].
+        rows (`list[dict]`): Of clips that were measured, see [`~..evaluate_ser.run_fold`].
         speakers (`list[str]`): The S speakers in order.
     """
     references = np.array([row["reference"] for row in rows], dtype=bool)
@@ -138,8 +138,8 @@ def _cell(rows: list[dict], scores: list[dict], original: list[dict] | None) -> 
 def tabulate(rows: list[dict], by_fold: Callable[[list[dict]], list[dict]]) -> dict:
     """
     Args:
-        rows (`list[dict]`): Of all folds, see [`~.emo_superb.run_fold`].
-        by_fold (`Callable`): See [`~.emo_superb.macro_f1_by_fold`].
+        rows (`list[dict]`): Of all folds, see [`~..evaluate_ser.run_fold`].
+        by_fold (`Callable`): See [`~..evaluate_ser.macro_f1_by_fold`].
 
     Returns:
         `dict`: `systems`, each with `macro_f1_folds` (mean over folds and seeds, as the benchmark reports), `macro_f1`

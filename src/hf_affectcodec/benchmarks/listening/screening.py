@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from .listening_answers import Answer
+from .answers import Answer
 
 
 MIN_ATTENTION = 0.75  # share of attention checks to be passed

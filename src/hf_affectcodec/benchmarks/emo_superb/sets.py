@@ -7,7 +7,7 @@ The benchmark publishes its partitions and labels, not the speech. A corpus is a
     CORPUS/Primary/config.json                  the classes, and what the partitions are called
     CORPUS/Primary/labels_consensus_1.csv       fold 1: file name, a column for each class, SpkrID, ..., Split_Set
 
-with `Secondary` in place of `Primary` where listeners could choose several words. `emo_superb_layout` lays other
+with `Secondary` in place of `Primary` where listeners could choose several words. [`layout`](layout.py) lays other
 labelled speech out in the same way.
 
 A label is a distribution over C classes: shares of the listeners' votes, smoothed (see [`smoothed_labels`]). As in the

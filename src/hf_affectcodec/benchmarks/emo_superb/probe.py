@@ -20,7 +20,7 @@ from hf_affectcodec.audio import resample
 from hf_affectcodec.teachers.frames import FrameTeacher
 from hf_affectcodec.teachers.whisper import WhisperTeacher
 
-from .codecs import SAMPLING_RATE
+from ..codecs import SAMPLING_RATE
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 import math
 
-from .listening_answers import METHODS
-from .listening_statistics import NUM_RESAMPLES
-from .tables import number
+from ..tables import number
+from .answers import METHODS
+from .statistics import NUM_RESAMPLES
 
 
 ROLE_NAMES = {

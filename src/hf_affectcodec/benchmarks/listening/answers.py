@@ -1,5 +1,5 @@
 """
-Answers of listeners: what a listening test writes and [`~.listening`] reads.
+Answers of listeners: what a listening test writes and `python -m hf_affectcodec.benchmarks.listening` reads.
 
 A file of JSON lines, or Parquet with the same columns, one answer (one score for one stimulus) a row:
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .codecs import SAMPLING_RATE
-from .columns import Evaluated, MeanColumn
-from .measuring import Sample
+from ..codecs import SAMPLING_RATE
+from ..measuring import Sample
+from .kinds import Evaluated, MeanColumn
 
 
 DIGITS = 6  # decimals kept
@@ -14,7 +14,7 @@ DIGITS = 6  # decimals kept
 
 class RatingColumns:
     """
-    A [`~.measuring.ColumnGroup`] of one predictor, which may have several scales.
+    A [`~..measuring.ColumnGroup`] of one predictor, which may have several scales.
 
     Args:
         rate (`Callable`): `(waveform [T], sampling_rate) -> {scale: score}`; a ValueError says that it cannot be rated.

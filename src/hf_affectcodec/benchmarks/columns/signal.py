@@ -9,9 +9,9 @@ import torch
 
 from hf_affectcodec.metrics.alignment import align, estimate_lag
 
-from .codecs import SAMPLING_RATE
-from .columns import Evaluated, MeanColumn
-from .measuring import Sample
+from ..codecs import SAMPLING_RATE
+from ..measuring import Sample
+from .kinds import Evaluated, MeanColumn
 
 
 MAX_LAG = 0.05  # seconds searched for a residual delay
@@ -82,7 +82,7 @@ def measure(metrics: dict[str, Metric], reference: np.ndarray, degraded: np.ndar
 
 class MetricColumns:
     """
-    A [`~.measuring.ColumnGroup`] of metrics that are one number a clip. Rows are those of [`measure`].
+    A [`~..measuring.ColumnGroup`] of metrics that are one number a clip. Rows are those of [`measure`].
 
     Args:
         metrics (`dict[str, Metric]`): By name of the column.

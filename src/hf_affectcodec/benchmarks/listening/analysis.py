@@ -6,9 +6,9 @@ from itertools import combinations
 
 import numpy as np
 
-from .listening_answers import METHODS, Answer
-from .listening_screening import MIN_ATTENTION, as_rows, screen_listeners
-from .listening_statistics import holm, score_matrix, two_way_interval, two_way_test
+from .answers import METHODS, Answer
+from .screening import MIN_ATTENTION, as_rows, screen_listeners
+from .statistics import holm, score_matrix, two_way_interval, two_way_test
 
 
 try:
@@ -25,8 +25,8 @@ def analyse(
 ) -> dict:
     """
     Args:
-        answers (sequence of [`~.listening_answers.Answer`]): Of any number of tests.
-        min_attention (`float`, *optional*, defaults to 0.75): See [`~.listening_screening.screen_listeners`].
+        answers (sequence of [`~.answers.Answer`]): Of any number of tests.
+        min_attention (`float`, *optional*, defaults to 0.75): See [`~.screening.screen_listeners`].
         min_agreement (`float`, *optional*): Likewise.
         seed (`int`, *optional*, defaults to 0): Of bootstraps and permutations.
 

@@ -6,14 +6,14 @@ import numpy as np
 
 from hf_affectcodec.metrics.speaker_similarity import speaker_anchors
 
-from .columns import Evaluated, MeanColumn
-from .embeddings import embedding_row, paired_cosines, stack_embeddings
-from .measuring import Sample
+from ..embeddings import embedding_row, paired_cosines, stack_embeddings
+from ..measuring import Sample
+from .kinds import Evaluated, MeanColumn
 
 
 class SpeakerColumns:
     """
-    A [`~.measuring.ColumnGroup`]: cosine of the speaker embeddings of a recording and of the signal under test. Its rows
+    A [`~..measuring.ColumnGroup`]: cosine of the speaker embeddings of a recording and of the signal under test. Its rows
     hold the embeddings.
 
     Args:

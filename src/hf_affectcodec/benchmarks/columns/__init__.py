@@ -1,0 +1,1 @@
+"""What the tables measure: groups of columns, one file a group."""

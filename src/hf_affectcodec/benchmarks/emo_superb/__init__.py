@@ -1,0 +1,1 @@
+"""The EMO-SUPERB protocol behind `affectcodec evaluate ser`: sets, probe, table."""

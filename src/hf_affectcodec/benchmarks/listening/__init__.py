@@ -1,0 +1,1 @@
+"""Analysis of listening tests; `python -m hf_affectcodec.benchmarks.listening` is the command."""
