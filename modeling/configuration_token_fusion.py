@@ -32,6 +32,7 @@ class TokenFusionConfig(PreTrainedConfig):
         single_stream (`int`, *optional*): `"single"`: index of the stream, 0..num_streams - 1.
         fusion_hidden_size (`int`, *optional*): Width of the attention over streams; `None` means `hidden_size`.
         pooling_hidden_size (`int`, *optional*): Width of the attention over frames; `None` means `hidden_size`.
+        pooled_norm (`bool`, *optional*, defaults to `False`): Batch norm of the pooled vector, as ECAPA-TDNN has it.
         opensmile_fusion (`str`, *optional*, defaults to `"none"`):
             `"early"`: added to every frame; `"late"`: beside the pooled vector; `"gate"`: mixed with the pooled vector,
             dimension by dimension, in learned shares; `"none"`.
@@ -80,6 +81,7 @@ class TokenFusionConfig(PreTrainedConfig):
     single_stream: int | None = None
     fusion_hidden_size: int | None = None
     pooling_hidden_size: int | None = None
+    pooled_norm: bool = False
     opensmile_fusion: str = "none"
     opensmile_level: str = "functionals"
     opensmile_size: int = 88

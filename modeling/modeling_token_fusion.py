@@ -165,6 +165,12 @@ class TokenFusionPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight)
+        elif isinstance(module, nn.BatchNorm1d):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
@@ -197,6 +203,7 @@ class TokenFusionForAudioClassification(TokenFusionPreTrainedModel):
         width = config.hidden_size if config.pooling_hidden_size is None else config.pooling_hidden_size
         self.pooling = TokenFusionAttentiveStatisticsPooling(config.hidden_size, width)
         pooled_size, extra = 2 * config.hidden_size, config.opensmile_hidden_size
+        self.pooled_norm = nn.BatchNorm1d(pooled_size) if config.pooled_norm else None
         kind = config.opensmile_fusion
         self.opensmile = TokenFusionOpensmile(config) if kind != "none" else None
         self.opensmile_proj = None
@@ -334,6 +341,8 @@ class TokenFusionForAudioClassification(TokenFusionPreTrainedModel):
         if kind == "early":
             fused = fused + self.opensmile_proj(extra)
         pooled = self.pooling(fused, mask)
+        if self.pooled_norm is not None:
+            pooled = self.pooled_norm(pooled)
         if kind == "late":
             pooled = torch.cat([pooled, extra], dim=-1)
         elif kind == "gate":

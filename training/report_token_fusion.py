@@ -4,8 +4,9 @@ What tokens cost: a table and a picture of the runs of `train_token_fusion.py`.
     python training/report_token_fusion.py --runs runs/expressive-voices/* --reference continuous \\
         --baselines baselines.json --streams data/streams/whisper-base-all --out report
 
-Each run is an output folder; it is called by the folder's name. Macro-F1 is the mean over the folds (a speaker each) with its
-bootstrap interval over them, and that of all clips together. `--reference` (by default the best run without quantisation) is
+Each run is an output folder, or a folder of such, `seed-0`, `seed-1`, ...; it is called by the folder's name. Macro-F1 is the
+mean over the folds (a speaker each; of several seeds the mean) with its bootstrap interval over them, and that of all clips
+together, beside their unweighted (UA) and weighted accuracy (WA). `--reference` (by default the best run without quantisation) is
 what the others are compared with: difference and share of its macro-F1 over the folds that both have, with the difference's
 interval and the p value of a paired permutation test over folds, uncorrected for the number of rows. The majority's score is
 computed; `--baselines` adds others, a JSON file `{name: {speaker: macro-F1}}`.
@@ -27,7 +28,7 @@ from safetensors import safe_open
 from tqdm.auto import tqdm
 from transformers import AutoConfig
 
-from hf_affectcodec.metrics.classification import classification_scores
+from hf_affectcodec.metrics.classification import ClassificationScores, classification_scores
 from hf_affectcodec.metrics.statistics import paired_permutation_test, summarize
 from hf_affectcodec.modeling.configuration_token_fusion import TokenFusionConfig
 from hf_affectcodec.modeling.modeling_token_fusion import TokenFusionForAudioClassification
@@ -42,25 +43,45 @@ class Run:
     """
     Args:
         name (`str`): Of its folder.
-        folder (`Path`): Output of `train_token_fusion.py`.
+        folders (`list[Path]`): Outputs of `train_token_fusion.py`, one a seed.
         config ([`TokenFusionConfig`]): Of its first fold's model.
-        predictions (`dict[str, dict]`): By the folds' speakers, what `predictions.json` holds.
+        predictions (`list[dict[str, dict]]`): Of each seed, by the folds' speakers, what `predictions.json` holds.
     """
 
     name: str
-    folder: Path
+    folders: list[Path]
     config: TokenFusionConfig
-    predictions: dict[str, dict]
+    predictions: list[dict[str, dict]]
 
     @property
     def scores(self) -> dict[str, float]:
-        """Macro-F1 by the folds' speakers."""
-        return {speakers: _macro_f1([fold]) for speakers, fold in self.predictions.items()}
+        """Macro-F1 by the folds' speakers, mean over the seeds that have the fold."""
+        values = {}
+        for seed in self.predictions:
+            for speakers, fold in seed.items():
+                values.setdefault(speakers, []).append(_scores([fold]).macro_f1)
+        return {speakers: float(np.mean(scores)) for speakers, scores in values.items()}
+
+    @property
+    def all_clips(self) -> dict[str, float]:
+        """Scores of all clips together, mean over seeds, and the seeds' standard deviation of macro-F1 (0 for one seed)."""
+        seeds = [_scores(list(seed.values())) for seed in self.predictions]
+        names = ("macro_f1", "unweighted_accuracy", "weighted_accuracy")
+        means = {name: float(np.mean([getattr(seed, name) for seed in seeds])) for name in names}
+        return {**means, "seeds": len(seeds), "macro_f1_std_over_seeds": float(np.std([s.macro_f1 for s in seeds]))}
 
     @property
     def num_streams(self) -> int:
         """Streams that the classifier reads."""
         return 1 if self.config.layer_fusion == "single" else self.config.num_streams
+
+    @property
+    def single_layer(self) -> int | None:
+        """The encoder's layer, or the codec's codebook from 0, of a system that reads only one."""
+        config = self.config
+        if config.layer_fusion != "single" or config.tokenizer_layers is None:
+            return config.single_stream
+        return config.tokenizer_layers[config.single_stream]
 
     @property
     def bitrate(self) -> float | None:
@@ -80,25 +101,32 @@ def read_run(folder: Path) -> Run:
     Raises:
         ValueError: The folder holds no fold that is done.
     """
+    folders = sorted(folder.glob("seed-*")) or [folder]
+    predictions = [_read_folds(part) for part in folders]
+    config = TokenFusionConfig.from_pretrained(next(folders[0].glob("fold-*/model")))
+    return Run(folder.name, folders, config, predictions)
+
+
+def _read_folds(folder: Path) -> dict[str, dict]:
     paths = sorted(folder.glob("fold-*/predictions.json"))
     if not paths:
         raise ValueError(f"`--runs`: {folder} holds no fold-*/predictions.json")
     folds = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    config = TokenFusionConfig.from_pretrained(paths[0].parent / "model")
-    return Run(folder.name, folder, config, {" ".join(fold["speakers"]): fold for fold in folds})
+    return {" ".join(fold["speakers"]): fold for fold in folds}
 
 
-def _macro_f1(folds: list[dict]) -> float:
+def _scores(folds: list[dict]) -> ClassificationScores:
     labels = [label for fold in folds for label in fold["labels"]]
     predicted = [int(np.argmax(row)) for fold in folds for row in fold["logits"]]
-    return classification_scores(labels, predicted, range(len(folds[0]["logits"][0]))).macro_f1
+    return classification_scores(labels, predicted, range(len(folds[0]["logits"][0])))
 
 
 def majority_scores(run: Run) -> dict[str, float]:
     """Macro-F1 by fold of the class that is most frequent among the other folds' clips."""
     scores = {}
-    for speakers, fold in run.predictions.items():
-        others = [label for name, other in run.predictions.items() if name != speakers for label in other["labels"]]
+    folds = run.predictions[0]
+    for speakers, fold in folds.items():
+        others = [label for name, other in folds.items() if name != speakers for label in other["labels"]]
         most = int(np.bincount(others).argmax())
         scores[speakers] = classification_scores(
             fold["labels"], [most] * len(fold["labels"]), range(run.config.num_labels)
@@ -130,7 +158,7 @@ def build_report(runs: list[Run], baselines: dict[str, dict[str, float]], refere
 
     Returns:
         `dict`: `reference`, and `systems`: by name `layers`, `clusters`, `bitrate`, `quantized`, `opensmile` (`None` for
-        baselines), `macro_f1` (a summary over folds), `macro_f1_all_clips` and `against_reference`.
+        baselines), `macro_f1` (a summary over folds), `all_clips` ([`Run.all_clips`]) and `against_reference`.
 
     Raises:
         ValueError: Two runs have one name, or there is no such reference.
@@ -138,7 +166,8 @@ def build_report(runs: list[Run], baselines: dict[str, dict[str, float]], refere
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         raise ValueError(f"`--runs` has two folders of one name: {sorted(names)}")
-    baselines = {"majority": majority_scores(runs[0]), **baselines}
+    fullest = max(runs, key=lambda run: len(run.predictions[0]))
+    baselines = {"majority": majority_scores(fullest), **baselines}
     scores = {**baselines, **{run.name: run.scores for run in runs}}
     if reference is None:
         continuous = [run.name for run in runs if not run.config.quantized]
@@ -156,9 +185,9 @@ def build_report(runs: list[Run], baselines: dict[str, dict[str, float]], refere
             "bitrate": run and run.bitrate,
             "quantized": run and run.config.quantized,
             "opensmile": run and run.config.opensmile_fusion,
-            "single_stream": run and run.config.single_stream,
+            "single_layer": run and run.single_layer,
             "macro_f1": asdict(summarize(list(by_fold.values()))),
-            "macro_f1_all_clips": run and _macro_f1(list(run.predictions.values())),
+            "all_clips": run and run.all_clips,
             "against_reference": None if name == reference else compare(by_fold, scores[reference]),
         }
     return {"reference": reference, "systems": systems}
@@ -171,11 +200,13 @@ def markdown(report: dict) -> str:
         return "" if value is None else form.format(value)
 
     lines = [
-        f"| system | streams | K | bit/s | openSMILE | folds | macro-F1 | all clips | minus {report['reference']} | share | p |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| system | streams | K | bit/s | openSMILE | folds | seeds | macro-F1 | all clips | UA | WA |"
+        f" minus {report['reference']} | share | p |",
+        "|" + "---|" * 14,
     ]
     for name, row in report["systems"].items():
         score, against = row["macro_f1"], row["against_reference"]
+        together = row["all_clips"] or dict.fromkeys(("seeds", "macro_f1", "unweighted_accuracy", "weighted_accuracy"))
         compared = ["", "", ""]
         if against is not None:
             difference = against["difference"]
@@ -191,8 +222,9 @@ def markdown(report: dict) -> str:
             cell(row["bitrate"], "{:.0f}"),
             cell(row["opensmile"], "{}"),
             str(score["n"]),
+            cell(together["seeds"], "{}"),
             f"{score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}]",
-            cell(row["macro_f1_all_clips"], "{:.3f}"),
+            *(cell(together[name], "{:.3f}") for name in ("macro_f1", "unweighted_accuracy", "weighted_accuracy")),
             *compared,
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -206,7 +238,7 @@ def markdown(report: dict) -> str:
 @torch.no_grad()
 def layer_attention(run: Run, streams: Path) -> np.ndarray:
     """
-    Mean weight of each stream over the frames of the clips that were tested, `[folds, streams]`.
+    Mean weight of each stream over the frames of the clips that were tested, `[folds, streams]`; of the first seed.
 
     Raises:
         ValueError: A tested clip is not among `streams`.
@@ -217,13 +249,13 @@ def layer_attention(run: Run, streams: Path) -> np.ndarray:
             names = json.loads(file.metadata()["settings"])["names"]
             places |= {names[int(key)]: (path, key) for key in file.keys()}  # noqa: SIM118
     weights = []
-    for speakers, fold in tqdm(run.predictions.items(), desc=run.name, leave=False):
+    for speakers, fold in tqdm(run.predictions[0].items(), desc=run.name, leave=False):
         missing = [name for name in fold["names"] if name not in places]
         if missing:
             raise ValueError(f"`--streams`: {streams} lacks {missing[0]!r} of {run.name}, {speakers}")
         folder = next(
             path.parent
-            for path in run.folder.glob("fold-*/predictions.json")
+            for path in run.folders[0].glob("fold-*/predictions.json")
             if json.loads(path.read_text(encoding="utf-8"))["names"] == fold["names"]
         )
         model = TokenFusionForAudioClassification.from_pretrained(folder / "model").eval()
@@ -267,8 +299,8 @@ def draw_degradation(report: dict):
     runs = {name: row for name, row in systems.items() if row["layers"] is not None}
     tokens = {name: row for name, row in runs.items() if row["quantized"]}
     panels = [
-        ("K (clusters a layer)", {n: row["clusters"] for n, row in tokens.items() if row["single_stream"] is None}),
-        ("layer, alone", {n: row["single_stream"] for n, row in runs.items() if row["single_stream"] is not None}),
+        ("K (clusters a layer)", {n: row["clusters"] for n, row in tokens.items() if row["single_layer"] is None}),
+        ("layer, alone", {n: row["single_layer"] for n, row in runs.items() if row["single_layer"] is not None}),
         ("bit/s", {n: row["bitrate"] for n, row in tokens.items()}),
     ]
     panels = [(label, values) for label, values in panels if values]

@@ -4,9 +4,11 @@ Trains token fusion with speakers left out.
     accelerate launch training/train_token_fusion.py --recipe training/recipes/token_fusion/whisper-base.yaml \\
         --data-root data --output-dir runs/token-fusion --fold 0 1 2
 
-A fold tests on one speaker (or `speakers_per_fold` of them), validates on the next and trains on all others; without `--fold`
-every fold is run. Each leaves `OUTPUT/fold-00/model`, for `pipeline("audio-classification")`, and `fold-00/predictions.json`;
-folds that are done are skipped. `OUTPUT/results.json` holds macro-F1 over the folds that are done.
+A fold tests on one speaker (or `speakers_per_fold` of them), validates on the next and trains on all others; with
+`validate: false` it trains on the next too, and keeps the last epoch's weights. Without `--fold` every fold is run. Each leaves
+`OUTPUT/fold-00/model`, for `pipeline("audio-classification")`, and `fold-00/predictions.json`; folds that are done are skipped.
+`OUTPUT/results.json` holds macro-F1 over the folds that are done. `--all-speakers` trains the model to give away, on
+everyone, into `OUTPUT/all/model`: the folds say what it is worth.
 
 What the encoder or codec makes of the clips is kept in `OUTPUT/streams` (or the recipe's `cache`, which several runs may
 share), with the k-means of each fold's training speakers. Centroids may instead come from a folder of `fit_kmeans.py` (the
@@ -27,7 +29,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from fit_kmeans import StreamCache, encoder_settings, load_encoder
-from recipe import DataSource, build_data_source, build_dataclass, read_yaml, set_value
+from recipe import DataSource, build_data_source
 from tqdm.auto import tqdm
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -48,13 +50,16 @@ from hf_affectcodec.metrics.statistics import summarize
 from hf_affectcodec.modeling.configuration_token_fusion import TokenFusionConfig
 from hf_affectcodec.modeling.feature_extraction_token_fusion import TokenFusionFeatureExtractor
 from hf_affectcodec.modeling.modeling_token_fusion import TokenFusionForAudioClassification
+from hf_affectcodec.settings import build_dataclass, read_yaml
 
 
 @dataclass
 class TokenFusionRecipe:
     """
     One study of one system. `model` holds the keyword arguments of its configuration class; `labels` the classes, in order,
-    of the column that `data.column_map` calls `label`; clips of any other label are left out.
+    of the column that `data.column_map` calls `label`; clips of any other label are left out. `validate`: whether the epoch is
+    chosen on speakers of its own; on few speakers one of them is a poor judge and a loss to training. `max_cut_frames`: each
+    time a clip is trained on, up to so many frames of it, at most a third, are cut out at a random place.
     """
 
     name: str
@@ -66,6 +71,7 @@ class TokenFusionRecipe:
     cache: str | None = None
     kmeans_passes: int = 10
     class_weighting: bool = True
+    validate: bool = True
     speakers_per_fold: int = 1
     seed: int = 0
     epochs: int = 20
@@ -73,6 +79,7 @@ class TokenFusionRecipe:
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+    max_cut_frames: int = 0
     mixed_precision: str = "no"
 
     def to_dict(self) -> dict:
@@ -81,9 +88,7 @@ class TokenFusionRecipe:
 
 def load_recipe(path: Path, data_root: str = "data", overrides: list[str] = ()) -> TokenFusionRecipe:
     """Reads a recipe as [`recipe.load_recipe`] does the codec's."""
-    values = read_yaml(path)
-    for assignment in overrides:
-        set_value(values, assignment)
+    values = read_yaml(path, overrides)
     values["data"] = build_data_source(values["data"], data_root, f"{path}: data")
     return build_dataclass(TokenFusionRecipe, values, str(path))
 
@@ -226,10 +231,21 @@ def _centroids(recipe, config, clips, train, position, cache) -> LayerCentroids:
 
 
 class ClipItems(torch.utils.data.Dataset):
-    """The rows of a part, as [`TokenFusionFeatureExtractor.pad_tokens`] takes them."""
+    """
+    The rows of a part, as [`TokenFusionFeatureExtractor.pad_tokens`] takes them. With a `generator`, up to `max_cut_frames`
+    frames, at most a third of the clip, are cut out at a place of its choice.
+    """
 
-    def __init__(self, clips: LabelledClips, streams: list[torch.Tensor], rows: list[int]):
+    def __init__(
+        self,
+        clips: LabelledClips,
+        streams: list[torch.Tensor],
+        rows: list[int],
+        max_cut_frames: int = 0,
+        generator: np.random.Generator | None = None,
+    ):
         self.clips, self.streams, self.rows = clips, streams, rows
+        self.max_cut_frames, self.generator = max_cut_frames, generator
 
     def __len__(self):
         return len(self.rows)
@@ -237,6 +253,10 @@ class ClipItems(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict:
         row = self.rows[index]
         streams = self.streams[row]
+        if self.generator is not None:
+            cut = int(self.generator.integers(min(self.max_cut_frames, len(streams) // 3) + 1))
+            first = int(self.generator.integers(len(streams) - cut + 1))
+            streams = torch.cat([streams[:first], streams[first + cut :]])
         item = {"input_features" if streams.is_floating_point() else "input_ids": streams}
         item["labels"] = np.int64(self.clips.labels[row])
         if self.clips.opensmile is not None:
@@ -256,12 +276,14 @@ def macro_f1(logits: torch.Tensor, labels: list[int]) -> float:
     return classification_scores(labels, logits.argmax(-1).tolist(), range(logits.shape[1])).macro_f1
 
 
-def train_model(model, train: ClipItems, validation: ClipItems, extractor, recipe: TokenFusionRecipe):
+def train_model(model, train: ClipItems, validation: ClipItems | None, extractor, recipe: TokenFusionRecipe):
     """
-    AdamW with a linear decay to 0; the weights of the epoch with the best macro-F1 on the validation items are kept.
+    AdamW with a linear decay to 0. The weights of the epoch with the best macro-F1 on the validation items are kept, or,
+    where `validation` is `None`, those of the last.
 
     Returns:
-        `tuple`: the model, in evaluation mode, and a list of one dictionary an epoch (`loss`, `validation_macro_f1`).
+        `tuple`: the model, in evaluation mode, and a list of one dictionary an epoch (`epoch`, `loss`, and
+        `validation_macro_f1` where there are validation items).
     """
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=recipe.mixed_precision)
     if accelerator.num_processes > 1:
@@ -272,13 +294,16 @@ def train_model(model, train: ClipItems, validation: ClipItems, extractor, recip
         recipe.batch_size, lengths=lengths, generator=torch.Generator().manual_seed(recipe.seed)
     )
     loader = torch.utils.data.DataLoader(
-        train, recipe.batch_size, sampler=sampler, collate_fn=extractor.pad_tokens, drop_last=False
+        train,
+        recipe.batch_size,
+        sampler=sampler,
+        collate_fn=extractor.pad_tokens,
+        drop_last=len(train) % recipe.batch_size == 1,  # batch norm has no statistics of one item
     )
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     steps, step, best, history = recipe.epochs * len(loader), 0, (-1.0, None), []
-    labels = [validation.clips.labels[row] for row in validation.rows]
     for epoch in range(recipe.epochs):
         model.train()
         losses = []
@@ -292,26 +317,45 @@ def train_model(model, train: ClipItems, validation: ClipItems, extractor, recip
             optimizer.zero_grad()
             losses.append(float(loss.detach()))
             step += 1
+        history.append({"epoch": epoch, "loss": float(np.mean(losses))})
+        if validation is None:
+            continue
         plain = accelerator.unwrap_model(model)
+        labels = [validation.clips.labels[row] for row in validation.rows]
         score = macro_f1(predict(plain, validation, extractor, accelerator.device), labels)
-        history.append({"epoch": epoch, "loss": float(np.mean(losses)), "validation_macro_f1": score})
+        history[-1]["validation_macro_f1"] = score
         if score > best[0]:
             best = (score, copy.deepcopy(plain.state_dict()))
     model = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    model.load_state_dict(best[1])
+    if validation is not None:
+        model.load_state_dict(best[1])
     return model.eval(), history
+
+
+def fit(recipe, clips: LabelledClips, train: list[int], validation: list[int] | None, folder: Path, cache: Path):
+    """
+    Trains on some rows and writes `folder/model`.
+
+    Returns:
+        `tuple`: the model, every clip's input of it, its feature extractor, and the history of [`train_model`].
+    """
+    model, streams = build_model(recipe, clips, train, cache)
+    extractor = build_extractor(recipe, model.config)
+    held_back = None if validation is None else ClipItems(clips, streams, validation)
+    items = ClipItems(clips, streams, train, recipe.max_cut_frames, np.random.default_rng(recipe.seed))
+    model, history = train_model(model, items, held_back, extractor, recipe)
+    model.save_pretrained(folder / "model")
+    extractor.save_pretrained(folder / "model")
+    return model, streams, extractor, history
 
 
 def run_fold(recipe: TokenFusionRecipe, clips: LabelledClips, fold: int, folder: Path, cache: Path):
     """Trains and tests one fold, and writes its model and predictions."""
     train, validation, test = split_by_speaker(clips.speakers, fold, recipe.speakers_per_fold)
-    model, streams = build_model(recipe, clips, train, cache)
-    extractor = build_extractor(recipe, model.config)
-    parts = [ClipItems(clips, streams, rows) for rows in (train, validation, test)]
-    model, history = train_model(model, parts[0], parts[1], extractor, recipe)
-    logits = predict(model, parts[2], extractor, model.device)
-    model.save_pretrained(folder / "model")
-    extractor.save_pretrained(folder / "model")
+    if not recipe.validate:
+        train, validation = sorted(train + validation), None
+    model, streams, extractor, history = fit(recipe, clips, train, validation, folder, cache)
+    logits = predict(model, ClipItems(clips, streams, test), extractor, model.device)
     result = {
         "speakers": sorted({clips.speakers[i] for i in test}),
         "names": [clips.names[i] for i in test],
@@ -349,6 +393,9 @@ def parse_arguments(arguments=None):
     parser.add_argument("--output-dir", required=True, type=Path)
     parser.add_argument("--data-root", default="data", help="replaces {data_root} in the recipe's data paths")
     parser.add_argument("--fold", type=int, nargs="+", default=None, help="folds to run; all by default")
+    parser.add_argument(
+        "--all-speakers", action="store_true", help="instead of folds, train on everyone (needs `validate: false`)"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the recipe")
     return parser.parse_args(arguments)
 
@@ -360,7 +407,12 @@ def main(arguments=None):
     cache = (
         args.output_dir / "streams" if recipe.cache is None else Path(recipe.cache.format(data_root=args.data_root))
     )
+    if args.all_speakers and recipe.validate:
+        raise ValueError("`--all-speakers` needs `validate: false`: nobody is left to choose the epoch on")
     load_streams(recipe, build_config(recipe), clips, cache)
+    if args.all_speakers:
+        fit(recipe, clips, list(range(len(clips))), None, args.output_dir / "all", cache)
+        return
     count = -(-len(set(clips.speakers)) // recipe.speakers_per_fold)
     for fold in tqdm(range(count) if args.fold is None else args.fold, desc="folds", unit="fold"):
         folder = args.output_dir / f"fold-{fold:02d}"

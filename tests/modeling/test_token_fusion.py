@@ -119,7 +119,12 @@ SYSTEMS = [
     for level in ("functionals", "lld")
 ]
 SYSTEMS += [{"layer_fusion": fusion, "single_stream": 1 if fusion == "single" else None} for fusion in LAYER_FUSIONS]
-SYSTEMS += [{"quantized": False}, {"quantized": False, "opensmile_fusion": "gate"}, {"tokenizer_kind": "codec"}]
+SYSTEMS += [
+    {"pooled_norm": True},
+    {"quantized": False},
+    {"quantized": False, "opensmile_fusion": "gate"},
+    {"tokenizer_kind": "codec"},
+]
 
 
 @pytest.mark.parametrize("changes", SYSTEMS, ids=str)
@@ -216,6 +221,23 @@ def test_attentive_statistics_pooling_against_a_loop():
             assert abs(pooled[i, c] - mean) < 1e-5
             assert abs(pooled[i, 6 + c] - math.sqrt(max(variance, 1e-5))) < 1e-5
     assert abs(float(pooled[0, 11]) - math.sqrt(1e-5)) < 1e-7
+
+
+def test_pooled_vectors_are_normed_over_the_items():
+    """The head sees (x - mean) / sqrt(variance + 1e-5) over the batch, and later over what was trained on."""
+    model = make_model(pooled_norm=True).train()
+    model.pooled_norm.momentum = 1.0  # the running statistics are those of the last batch
+    model.head.dropout.p = 0.0
+    batch = TokenFusionFeatureExtractor().pad_tokens(make_items(model))
+    plain, seen = make_model(), []
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("pooled_norm")})
+    plain.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().double()))
+    plain(**batch)
+    mean, variance = seen[0].mean(0), seen[0].var(0, correction=0)
+    expected = plain.head(((seen[0] - mean) / (variance + 1e-5).sqrt()).float())
+    assert torch.allclose(model(**batch).logits, expected, atol=1e-4)
+    expected = plain.head(((seen[0] - mean) / (seen[0].var(0) + 1e-5).sqrt()).float())
+    assert torch.allclose(model.eval()(**batch).logits, expected, atol=1e-4)
 
 
 def test_descriptors_are_read_at_the_middles_of_frames():
@@ -378,15 +400,16 @@ def test_half_precision(dtype, quantized, tmp_path):
 
 
 def test_initialisation_lives_in_init_weights():
-    config = make_config(opensmile_fusion="gate")
+    config = make_config(opensmile_fusion="gate", pooled_norm=True)
     torch.manual_seed(0)
     first = TokenFusionForAudioClassification(config)
     torch.manual_seed(0)
     second = TokenFusionForAudioClassification.from_pretrained(None, config=config, state_dict={})
     for (name, a), (_, b) in zip(first.state_dict().items(), second.state_dict().items(), strict=True):
-        assert a.shape == b.shape and torch.allclose(a.mean(), b.mean(), atol=0.2), name
+        assert a.shape == b.shape and torch.allclose(a.float().mean(), b.float().mean(), atol=0.2), name
         assert torch.isfinite(b).all()
     assert second.scaler.std.eq(1).all() and second.centroids.centroids.eq(0).all()
+    assert second.pooled_norm.running_var.eq(1).all() and second.pooled_norm.running_mean.eq(0).all()
 
 
 def tiny_hubert():

@@ -41,7 +41,8 @@ def test_table_by_hand(tmp_path):
     save_run(tmp_path / "continuous", {"ada": 0}, quantized=False)
     save_run(tmp_path / "worse continuous", {"ada": 0, "bob": 0}, quantized=False)
     save_run(tmp_path / "tokens", {"ada": 2, "bob": 2, "cleo": 2}, tokenizer_layers=[3, 5])
-    save_run(tmp_path / "few", {}, speakers=SPEAKERS[:2], layer_fusion="single", single_stream=1)
+    single = {"layer_fusion": "single", "single_stream": 1, "tokenizer_layers": [3, 5]}
+    save_run(tmp_path / "few", {}, speakers=SPEAKERS[:2], **single)
     names = ("continuous", "worse continuous", "tokens", "few")
     runs = [read_run(tmp_path / name) for name in names]
     baseline = dict.fromkeys(SPEAKERS, 0.5)
@@ -55,18 +56,30 @@ def test_table_by_hand(tmp_path):
     assert systems["majority"]["macro_f1"]["mean"] == pytest.approx(0.4)
     assert systems["few"]["macro_f1"]["n"] == 2 and systems["few"]["against_reference"]["folds"] == 2
     expected = f1_score(LABELS * 4, [0, 0, 0] * 3 + LABELS, average="macro")
-    assert systems["tokens"]["macro_f1_all_clips"] == pytest.approx(expected)
+    together = systems["tokens"]["all_clips"]
+    # 9 of 12 clips right; of class 0 all 8, of class 1 one of 4
+    assert together == pytest.approx(
+        {
+            "macro_f1": expected,
+            "unweighted_accuracy": (1 + 1 / 4) / 2,
+            "weighted_accuracy": 9 / 12,
+            "seeds": 1,
+            "macro_f1_std_over_seeds": 0,
+        }
+    )
     against = systems["tokens"]["against_reference"]
     assert against["difference"]["mean"] == pytest.approx((0.4 - 2 / 3 + 2 * (0.4 - 1)) / 4)
     assert against["ratio"] == pytest.approx(2.2 / (3 + 2 / 3))
     # three differences of one sign, the fourth zero: of 16 sign patterns the 2 (+++ and ---) times 2
     assert against["p"] == pytest.approx(4 / 16)
+    assert [systems[name]["single_layer"] for name in ("tokens", "few")] == [None, 5]  # stream 1 of layers 3 and 5
     # 50 frames of 2 streams of 3 bits; a single stream of the two
     assert [systems[name]["bitrate"] for name in names] == [None, None, 300, 150]
     assert [systems[name]["clusters"] for name in names] == [None, None, 8, 8]
     table = report_token_fusion.markdown(report)
     assert (
-        "| tokens | 2 | 8 | 300 | none | 4 | 0.550 " in table and "| continuous | 2 | continuous |  | none |" in table
+        "| tokens | 2 | 8 | 300 | none | 4 | 1 | 0.550 " in table
+        and "| continuous | 2 | continuous |  | none |" in table
     )
     with pytest.raises(ValueError, match="`--reference` must be named"):
         build_report(runs[2:], {})
@@ -84,6 +97,20 @@ def test_table_by_hand(tmp_path):
     # tokens in the panel of K, the single layer in its own, both in that of bitrate
     assert drawn == [0.55, 1.0, 0.55, 1.0]
     assert [axis.get_xlabel() for axis in figure.axes] == ["K (clusters a layer)", "layer, alone", "bit/s"]
+
+
+def test_seeds_are_averaged_fold_by_fold(tmp_path):
+    save_run(tmp_path / "continuous", {}, quantized=False)
+    save_run(tmp_path / "two/seed-0", {"ada": 0})
+    save_run(tmp_path / "two/seed-1", {"ada": 2, "bob": 2}, speakers=SPEAKERS[:3])
+    run = read_run(tmp_path / "two")
+    # ada: 2/3 and 0.4; bob: 1 and 0.4; dan is in the first seed alone
+    assert run.scores == pytest.approx({"ada": (2 / 3 + 0.4) / 2, "bob": 0.7, "cleo": 1, "dan": 1})
+    row = build_report([read_run(tmp_path / "continuous"), run], {})["systems"]["two"]
+    assert row["all_clips"]["seeds"] == 2 and row["all_clips"]["weighted_accuracy"] == pytest.approx(
+        (11 / 12 + 7 / 9) / 2
+    )
+    assert row["macro_f1"]["n"] == 4 and row["all_clips"]["macro_f1_std_over_seeds"] > 0
 
 
 @pytest.mark.parametrize("quantized", [True, False])

@@ -73,6 +73,12 @@ def test_the_small_grid(studies):
             c.single_stream for n, c in configs.items() if n.startswith("whisper-single") and c.quantized == quantized
         }
         assert singles == set(range(7))
+    last = {name: c for name, c in configs.items() if name.startswith("whisper-6")}
+    assert all(c.tokenizer_layers == [6] and c.num_streams == 1 for c in last.values())
+    assert {c.vocab_size for c in last.values()} == {256, 500, 1000, 2000}
+    for name in ("whisper-6", "whisper-6-egemaps"):  # the same system but for the quantisation
+        quantized, continuous = (last[n].to_dict() for n in (name, f"{name}-continuous"))
+        assert {k for k in quantized if quantized[k] != continuous[k]} == {"quantized"}
     assert {c.tokenizer_kind for c in configs.values()} == {"encoder", "codec", "log_mel"}
     assert {c.opensmile_fusion for c in configs.values()} == {"none", "early", "late", "gate"}
     streams = {}

@@ -10,9 +10,10 @@ import torch
 import train_token_fusion
 import yaml
 from sklearn.metrics import f1_score
-from train_token_fusion import balanced_weights, load_recipe, main, split_by_speaker
+from train_token_fusion import ClipItems, LabelledClips, balanced_weights, load_recipe, main, split_by_speaker
 from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
+from hf_affectcodec.data.clips import Clips
 from hf_affectcodec.modeling.feature_extraction_token_fusion import TokenFusionFeatureExtractor
 from hf_affectcodec.modeling.modeling_token_fusion import TokenFusionForAudioClassification
 
@@ -129,6 +130,49 @@ def test_the_continuous_counterpart_is_a_line(study):
     assert results["folds"] == 1
     model = TokenFusionForAudioClassification.from_pretrained(study / "out/fold-00/model")
     assert model.embeddings is None and model.opensmile is None and not model.scaler.std.eq(1).all()
+
+
+def test_without_validation_the_next_speaker_is_trained_on_too(study):
+    run(
+        study, "--fold", "2", "--set", "validate=false", "--set", "max_cut_frames=3", "--set", "model.pooled_norm=true"
+    )
+    history = json.loads((study / "out/fold-02/predictions.json").read_text())["history"]
+    assert len(history) == 15 and all(set(row) == {"epoch", "loss"} for row in history)
+    model = TokenFusionForAudioClassification.from_pretrained(study / "out/fold-02/model")
+    extractor = TokenFusionFeatureExtractor.from_pretrained(study / "out/fold-02/model")
+    smile = {}
+    for row in pq.read_table(study / "voices.parquet").to_pylist():
+        if row["emotion"] in PITCHES:
+            wave = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="float32")[0]
+            smile.setdefault(row["speaker_id"], []).append(extractor.opensmile_features(wave))
+    # fold 2 tests cleo; ada, who would validate, is in the statistics beside bob
+    assert np.allclose(model.opensmile.scaler.mean, np.mean(smile["ada"] + smile["bob"], 0), rtol=1e-3, atol=1e-3)
+
+    arguments = ["--recipe", str(study / "recipe.yaml"), "--data-root", str(study), "--output-dir", str(study / "out")]
+    main([*arguments, "--all-speakers", "--set", "validate=false", "--set", "epochs=1"])
+    model = TokenFusionForAudioClassification.from_pretrained(study / "out/all/model")
+    assert np.allclose(model.opensmile.scaler.mean, np.mean(sum(smile.values(), []), 0), rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="`--all-speakers` needs `validate: false`"):
+        main([*arguments, "--all-speakers"])
+
+
+def test_cut_frames():
+    """A training clip loses one stretch of at most 4 frames and a third; it is whole where nothing trains on it."""
+    streams = [torch.arange(length)[:, None] for length in (20, 7, 2)]
+    clips = LabelledClips(Clips([], 16000, []), [0, 0, 0], ["a"] * 3)
+    items = ClipItems(clips, streams, [0, 1, 2], 4, np.random.default_rng(0))
+    for row, (length, most) in enumerate(((20, 4), (7, 2), (2, 0))):
+        sizes, firsts = set(), set()
+        for _ in range(300):
+            kept = items[row]["input_ids"][:, 0].tolist()
+            lost = sorted(set(range(length)) - set(kept))
+            assert kept == sorted(kept) and lost == list(range(lost[0], lost[-1] + 1) if lost else [])
+            sizes.add(len(lost))
+            firsts |= set(lost[:1])
+        assert sizes == set(range(most + 1))
+        assert firsts == (set(range(length)) if most else set())  # anywhere, the ends too
+    whole = ClipItems(clips, streams, [0, 1, 2], 4)
+    assert whole[0]["input_ids"].equal(streams[0])
 
 
 def test_folds_keep_speakers_apart():
