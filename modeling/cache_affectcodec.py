@@ -21,14 +21,14 @@ class AffectCodecCache:
 
     def extend(self, key, hidden_states: torch.Tensor, width: int) -> torch.Tensor:
         """
-        Puts the last `width` steps of what `key` saw before in front of hidden_states [B, ..., T] (zeros at the start of a
+        Puts the last `width` steps of what `key` saw before in front of hidden_states [B, T, ...] (zeros at the start of a
         stream), and keeps the last `width` of both.
         """
-        shape = (*hidden_states.shape[:-1], width)
         before = self._states.get(key)
-        before = hidden_states.new_zeros(shape) if before is None else before
-        extended = torch.cat([before, hidden_states], dim=-1)
-        self._states[key] = self._update(before, extended[..., extended.shape[-1] - width :])
+        if before is None:
+            before = hidden_states.new_zeros(hidden_states.shape[0], width, *hidden_states.shape[2:])
+        extended = torch.cat([before, hidden_states], dim=1)
+        self._states[key] = self._update(before, extended[:, extended.shape[1] - width :])
         return extended
 
     def append(self, key, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

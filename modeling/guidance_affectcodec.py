@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .cache_affectcodec import AffectCodecCache
+from .layers_affectcodec import conv_steps
 
 
 class AffectCodecGuidanceAttention(nn.Module):
@@ -137,13 +138,13 @@ class AffectCodecSelfGuidance(nn.Module):
         frame_mask: torch.Tensor | None = None,
         cache: AffectCodecCache | None = None,
     ) -> dict[str, torch.Tensor]:
-        masked = (latents if frame_mask is None else latents * frame_mask[..., None]).transpose(1, 2)
+        masked = latents if frame_mask is None else latents * frame_mask[..., None]
         if cache is None:
             left = self.kernel_size - 1 if self.causal else self.kernel_size // 2
-            padded = F.pad(masked, (left, self.kernel_size - 1 - left))
+            padded = F.pad(masked, (0, 0, left, self.kernel_size - 1 - left))
         else:
             padded = cache.extend(self, masked, self.kernel_size - 1)
-        return {s: self.heads[s](F.gelu(conv(padded)).transpose(1, 2)) for s, conv in self.convs.items()}
+        return {s: self.heads[s](F.gelu(conv_steps(padded, conv.weight, conv.bias))) for s, conv in self.convs.items()}
 
 
 __all__ = ["AffectCodecGuidance", "AffectCodecSelfGuidance"]

@@ -9,6 +9,7 @@ import torchaudio
 from torch import nn
 
 from .cache_affectcodec import AffectCodecCache
+from .layers_affectcodec import AffectCodecLinear
 
 
 # Magnitudes are exp(network output); the bound keeps an untrained network from overflowing.
@@ -38,18 +39,19 @@ class AffectCodecConvNextBlock(nn.Module):
         self.causal = config.causal
         self.depthwise = nn.Conv1d(config.hidden_size, config.hidden_size, self.kernel_size, groups=config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=1e-6)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.up_proj = AffectCodecLinear(config.hidden_size, config.intermediate_size)
+        self.down_proj = AffectCodecLinear(config.intermediate_size, config.hidden_size)
         self.layer_scale = nn.Parameter(torch.empty(config.hidden_size))
         self.layer_scale_init = 1.0 / num_layers
 
     def forward(self, hidden_states, frame_mask=None, cache=None):
         total = self.kernel_size - 1
         left = total if self.causal else total // 2
-        mixed = _mask_frames(hidden_states, frame_mask).transpose(1, 2)
-        mixed = F.pad(mixed, (left, total - left)) if cache is None else cache.extend(self, mixed, total)
-        mixed = self.norm(self.depthwise(mixed).transpose(1, 2))
-        return hidden_states + self.layer_scale * self.down_proj(F.gelu(self.up_proj(mixed)))
+        mixed = _mask_frames(hidden_states, frame_mask)
+        mixed = F.pad(mixed, (0, 0, left, total - left)) if cache is None else cache.extend(self, mixed, total)
+        mixed = self.norm(self.depthwise(mixed.transpose(1, 2)).transpose(1, 2))
+        mixed = F.gelu(self.up_proj(mixed))
+        return hidden_states + self.layer_scale * self.down_proj(mixed)
 
 
 class AffectCodecLogMel(nn.Module):
@@ -95,7 +97,7 @@ class AffectCodecIstftEncoder(nn.Module):
         super().__init__()
         self.hop_length = config.hop_length
         self.log_mel = AffectCodecLogMel(config)
-        self.embed = nn.Linear(self.log_mel.feature_size, config.hidden_size)
+        self.embed = AffectCodecLinear(self.log_mel.feature_size, config.hidden_size)
         self.embed_norm = nn.LayerNorm(config.hidden_size, eps=1e-6)
         self.blocks = nn.ModuleList(
             AffectCodecConvNextBlock(config, config.num_encoder_layers) for _ in range(config.num_encoder_layers)
@@ -134,7 +136,7 @@ class AffectCodecIstftDecoder(nn.Module):
             AffectCodecConvNextBlock(config, config.num_decoder_layers) for _ in range(config.num_decoder_layers)
         )
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=1e-6)
-        self.head = nn.Linear(config.hidden_size, self.n_fft + 2)
+        self.head = AffectCodecLinear(config.hidden_size, self.n_fft + 2)
 
     def forward(
         self,

@@ -8,6 +8,7 @@ from transformers import initialization as init
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
 from .configuration_affectcodec_tts import AffectCodecTTSConfig
+from .layers_affectcodec import AffectCodecLinear
 
 
 TEXT, CODE = 0, 1
@@ -75,10 +76,10 @@ class AffectCodecTTSAttention(nn.Module):
         self.num_key_value_groups = 1
         self.scaling = self.head_dim**-0.5
         self.dropout = config.dropout
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.q_proj = AffectCodecLinear(config.hidden_size, config.hidden_size)
+        self.k_proj = AffectCodecLinear(config.hidden_size, config.hidden_size)
+        self.v_proj = AffectCodecLinear(config.hidden_size, config.hidden_size)
+        self.o_proj = AffectCodecLinear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden_states, attention_mask=None, past_key_values=None, **kwargs):
         by_head = (*hidden_states.shape[:-1], -1, self.head_dim)
@@ -106,8 +107,8 @@ class AffectCodecTTSFeedForward(nn.Module):
 
     def __init__(self, config: AffectCodecTTSConfig):
         super().__init__()
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.up_proj = AffectCodecLinear(config.hidden_size, config.intermediate_size)
+        self.down_proj = AffectCodecLinear(config.intermediate_size, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, hidden_states):

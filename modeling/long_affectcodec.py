@@ -101,16 +101,19 @@ def decode_long(
     context = _context(context_seconds, decoder_context(model), model)
     frames = audio_codes.shape[-1]
     stream = model.streaming(audio_codes.shape[0]) if model.config.causal else None
-    parts = []
+    # Filled as it comes: to join parts at the end would need the memory of the samples twice.
+    waveform = torch.empty(audio_codes.shape[0], 1, frames * hop, dtype=model.dtype, device=audio_codes.device)
+    position = 0
     for first, last, start, stop in logging.tqdm(list(windows(frames, chunk, context)), desc="decoding"):
         if stream is not None:
-            parts.append(stream.decode(audio_codes[..., first:last]).audio_values)
+            part = stream.decode(audio_codes[..., first:last]).audio_values
         else:
-            waveform = model.decode(audio_codes[..., start:stop]).audio_values
-            parts.append(waveform[..., (first - start) * hop : (last - start) * hop])
+            part = model.decode(audio_codes[..., start:stop]).audio_values
+            part = part[..., (first - start) * hop : (last - start) * hop]
+        waveform[..., position : position + part.shape[-1]] = part
+        position += part.shape[-1]
     if stream is not None:
-        parts.append(stream.finish_decode().audio_values)
-    waveform = torch.cat(parts, dim=-1)
+        waveform[..., position:] = stream.finish_decode().audio_values
     mask = torch.ones(waveform.shape[0], waveform.shape[-1], dtype=torch.bool, device=waveform.device)
     return AffectCodecDecoderOutput(audio_values=waveform, padding_mask=mask)
 

@@ -350,7 +350,10 @@ class AffectCodecModel(AffectCodecPreTrainedModel):
         A causal model goes through as a stream. Others see windows of `chunk_seconds` with `context_seconds` on either side.
         The codes are those of `encode` where a code depends on no more than the context, which is then the default: the
         `istft` backbone without guidance. LSTMs and attention over the whole recording see 2 s on either side instead, and
-        some codes differ.
+        some codes may differ. Counted on speech (`benchmarks/long_audio.py`, the paper's network with random weights, windows
+        of 5 s): without context 33 codes changed a border, 3 of them in the first codebook, and decoding the same codes in
+        windows was an LSD of .017 and a PESQ of 4.40 away from decoding the whole; with 0.2 s it was 0.2 codes a border and
+        nothing in either metric; with 0.5 s no code. Trained LSTMs may remember longer than random ones.
 
         Args:
             input_values (`torch.Tensor` of shape `(batch, 1, samples)`): Waveforms of one length.

@@ -5,6 +5,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
+from .layers_affectcodec import linear
+
 
 def _world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -33,8 +35,7 @@ def _all_gather_rows(rows: torch.Tensor) -> torch.Tensor:
 def nearest_codes(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     """Index of the nearest codebook row in Euclidean distance: vectors [N, C], codebook [K, C] -> [N] long."""
     # |v|^2 is the same for every code and is left out of the comparison.
-    scores = torch.addmm(codebook.pow(2).sum(-1), vectors, codebook.t(), beta=-0.5)
-    return scores.argmax(dim=-1)
+    return linear(vectors, codebook, codebook.square().sum(-1).mul_(-0.5)).argmax(dim=-1)
 
 
 def kmeans(vectors: torch.Tensor, num_clusters: int, iterations: int, generator: torch.Generator):
@@ -145,7 +146,7 @@ def _linear(layer: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     """A linear layer in float32, also where the model was cast to less."""
     if isinstance(layer, nn.Identity):
         return hidden_states.float()
-    return F.linear(hidden_states.float(), layer.weight.float(), layer.bias.float())
+    return linear(hidden_states.float(), layer.weight.float(), layer.bias.float())
 
 
 class AffectCodecResidualVectorQuantizer(nn.Module):
@@ -165,6 +166,14 @@ class AffectCodecResidualVectorQuantizer(nn.Module):
         self.project_in = nn.Linear(config.hidden_size, dim) if projected else nn.Identity()
         self.project_out = nn.Linear(dim, config.hidden_size) if projected else nn.Identity()
         self.layers = nn.ModuleList([AffectCodecCodebook(config) for _ in range(config.num_quantizers)])
+
+    def _apply(self, fn, recurse=True):
+        # `model.to(torch.bfloat16)` moves codebooks but does not round them: codes would change.
+        def keep_precision(tensor):
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(keep_precision, recurse)
 
     @torch.no_grad()
     def initialize(self, hidden_states: torch.Tensor, num_batches: int = 1):

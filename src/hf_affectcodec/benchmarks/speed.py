@@ -2,6 +2,7 @@
 Speed of encode and decode against SpeechTokenizer of the same shape.
 
     python -m hf_affectcodec.benchmarks.speed --threads 2 --seconds 10
+    python -m hf_affectcodec.benchmarks.speed --seconds 1 10 60 --batch-size 1 16 --num-filters 32 64 --bf16
 
 Both run in this process, on the same clip, with the same number of threads, in turns, so that whatever else the machine
 does falls on both. SpeechTokenizer (PyPI `speechtokenizer`) has the paper's sizes (n_filters 32) and random weights; the
@@ -9,13 +10,18 @@ does falls on both. SpeechTokenizer (PyPI `speechtokenizer`) has the paper's siz
 """
 
 import argparse
+import copy
+import itertools
+import resource
 import statistics
 import time
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from ..convert_speechtokenizer import from_speechtokenizer
+from ..modeling.layers_affectcodec import linear
 from ..modeling.modeling_affectcodec import AffectCodecModel
 from ..shipped import pretrained_path
 
@@ -73,82 +79,132 @@ def time_in_turns(functions: dict, rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
-PEER, SEANET, SHIPPED = "speechtokenizer", "affectcodec seanet, paper's size", "affectcodec-mini istft, shipped"
+def gemm_peaks(size: int = 1536, rounds: int = 5) -> dict[str, float]:
+    """
+    GFLOP/s of one large float32 product, the best of `rounds`: by `torch.mm` (MKL), and by the convolutions' library (oneDNN),
+    which knows the AVX-512 of AMD processors.
+    """
+    a, b = torch.randn(2, size, size)
+    functions = {"torch.mm": lambda: torch.mm(a, b), "oneDNN": lambda: linear(a, b)}
+    with torch.inference_mode():
+        seconds = time_in_turns(functions, rounds)
+    return {name: 2 * size**3 / min(values) / 1e9 for name, values in seconds.items()}
+
+
+# Not inference mode, in which FLOP of a weight-normed convolution cannot be counted.
+@torch.no_grad()
+def count_flop(function) -> float:
+    """GFLOP of the convolutions and matrix products of a call, without those of LSTMs."""
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops() / 1e9
+
+
+PEER, SEANET, SHIPPED = "speechtokenizer", "affectcodec seanet, equal weights", "affectcodec-mini istft, shipped"
 FRESH, AFTER_POW = "fresh process", "after torch.pow"
 
 
-@torch.inference_mode()
-def measure(seconds: float, rounds: int, batch_size: int = 1) -> list[dict]:
+def measure(
+    seconds: float,
+    rounds: int,
+    batch_size: int = 1,
+    num_filters: int = 32,
+    bf16: bool = False,
+    states: tuple[str, ...] = (FRESH, AFTER_POW),
+) -> list[dict]:
     """
-    Rows `{"state", "system", "part", "seconds", "real_time", "ratio"}`: median seconds, times real time, and
-    SpeechTokenizer's seconds over ours (above 1 is faster).
+    Rows `{"state", "system", "part", "seconds", "real_time", "ratio", "gflop", "codes_equal_to_peer", "distinct_codes"}`:
+    median seconds, times real time, SpeechTokenizer's seconds over ours (above 1 is faster), and the work.
 
     `state` is there because torch's ELU, which SpeechTokenizer calls and ours does not, is on some processors (AMD with
     AVX-512, torch 2.14) up to 13 times slower until a vectorised `pow` has run once in the process. The shipped model
-    runs one in its mel scale, so it is timed in the second state only.
+    runs one in its mel scale, so it is timed in the second state only. `bf16` adds both of ours with bfloat16 weights.
     """
     waveform = 0.3 * torch.randn(batch_size, 1, round(seconds * 16000))
-    peer = build_peer()
-    systems = {SEANET: from_speechtokenizer(peer.state_dict(), num_filters=32, guidance_sources=()).eval()}
-    codes = {PEER: peer.encode(waveform)}
-    functions = {
-        (PEER, "encode"): lambda: peer.encode(waveform),
-        (PEER, "decode"): lambda: peer.decode(codes[PEER]),
-    }
+    peer = build_peer(num_filters)
+    systems = {SEANET: from_speechtokenizer(peer.state_dict(), num_filters=num_filters, guidance_sources=()).eval()}
+    functions, work, codes = {}, {}, {}
 
-    def add(name: str, model: AffectCodecModel):
-        codes[name] = model.encode(waveform).audio_codes
-        functions[name, "encode"] = lambda: model.encode(waveform)
-        functions[name, "decode"] = lambda: model.decode(codes[name])
+    def add(name: str, encode, decode):
+        functions[name, "encode"], functions[name, "decode"] = encode, decode
+        work[name] = {part: count_flop(functions[name, part]) for part in ("encode", "decode")}
 
-    rows = []
-    for state in (FRESH, AFTER_POW):
-        if state == AFTER_POW:
-            torch.rand(256).pow(3.3)
-            systems[SHIPPED] = AffectCodecModel.from_pretrained(pretrained_path()).eval()
-        for name, model in systems.items():
-            add(name, model)
-        medians = {key: statistics.median(values) for key, values in time_in_turns(functions, rounds).items()}
-        rows += [
-            {
-                "state": state,
-                "system": system,
-                "part": part,
-                "seconds": median,
-                "real_time": batch_size * seconds / median,
-                "ratio": medians[PEER, part] / median,
-                "codes_equal_to_peer": float((codes[SEANET].transpose(0, 1) == codes[PEER]).float().mean()),
-                "distinct_codes": codes[PEER].unique().numel(),
-            }
-            for (system, part), median in medians.items()
-        ]
+    with torch.no_grad():
+        codes[PEER] = peer.encode(waveform)
+        add(PEER, lambda: peer.encode(waveform), lambda: peer.decode(codes[PEER]))
+        rows = []
+        for state in states:
+            if state == AFTER_POW:
+                torch.rand(256).pow(3.3)
+                systems[SHIPPED] = AffectCodecModel.from_pretrained(pretrained_path()).eval()
+            if bf16:
+                systems |= {
+                    f"{name}, bf16": copy.deepcopy(model).to(torch.bfloat16)
+                    for name, model in systems.items()
+                    if model.dtype == torch.float32
+                }
+            for name, model in systems.items():
+                codes[name] = model.encode(waveform).audio_codes
+                add(
+                    name,
+                    lambda model=model: model.encode(waveform),
+                    lambda model=model, name=name: model.decode(codes[name]),
+                )
+            with torch.inference_mode():
+                medians = {key: statistics.median(values) for key, values in time_in_turns(functions, rounds).items()}
+            rows += [
+                {
+                    "state": state,
+                    "system": system,
+                    "part": part,
+                    "seconds": median,
+                    "real_time": batch_size * seconds / median,
+                    "ratio": medians[PEER, part] / median,
+                    "gflop": work[system][part],
+                    "codes_equal_to_peer": float((codes[SEANET].transpose(0, 1) == codes[PEER]).float().mean()),
+                    "distinct_codes": codes[PEER].unique().numel(),
+                }
+                for (system, part), median in medians.items()
+            ]
     return rows
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of the clip")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[10.0], help="lengths of the clip")
     parser.add_argument("--rounds", type=int, default=7, help="measurements of each part; the median is printed")
-    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[1])
+    parser.add_argument(
+        "--num-filters", type=int, nargs="+", default=[32], help="32: the paper's; 64: the public model's"
+    )
+    parser.add_argument("--bf16", action="store_true", help="ours with bfloat16 weights as well")
     parser.add_argument("--threads", type=int, default=None, help="default: torch's")
     args = parser.parse_args(arguments)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    rows = measure(args.seconds, args.rounds, args.batch_size)
+    threads, states = torch.get_num_threads(), (FRESH, AFTER_POW)
+    print(f"{threads} threads, float32 where a row does not say bf16, median of {args.rounds}\n")
     print(
-        f"float32, {torch.get_num_threads()} threads, {args.batch_size} x {args.seconds:g} s, median of {args.rounds}\n"
+        "| state of the process | filters | clips | system | part | seconds | x real time | x SpeechTokenizer | GFLOP/s | "
+        "core hours for 1,000 h |"
     )
-    print("| state of the process | system | part | seconds | x real time | x SpeechTokenizer |")
-    print("|---|---|---|---|---|---|")
-    for row in rows:
-        print(
-            f"| {row['state']} | {row['system']} | {row['part']} | {row['seconds']:.3f} | {row['real_time']:.1f} | "
-            f"{row['ratio']:.2f} |"
-        )
-    print(
-        f"\ncodes of the seanet row equal to SpeechTokenizer's: {rows[0]['codes_equal_to_peer']:.2%} "
-        f"({rows[0]['distinct_codes']} of 1024 entries occur)"
-    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    equal = []
+    for num_filters, batch_size, seconds in itertools.product(args.num_filters, args.batch_size, args.seconds):
+        rows = measure(seconds, args.rounds, batch_size, num_filters, args.bf16, states)
+        states = (AFTER_POW,)
+        equal.append(f"{rows[0]['codes_equal_to_peer']:.3%} ({rows[0]['distinct_codes']} of 1024 entries occur)")
+        for row in rows:
+            print(
+                f"| {row['state']} | {num_filters} | {batch_size} x {seconds:g} s | {row['system']} | {row['part']} | "
+                f"{row['seconds']:.3f} | {row['real_time']:.1f} | {row['ratio']:.2f} | "
+                f"{row['gflop'] / row['seconds']:.0f} | {1000 * threads / row['real_time']:.1f} |",
+                flush=True,
+            )
+    peaks = ", ".join(f"{name} {value:.0f}" for name, value in gemm_peaks().items())
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"\ncodes of the seanet rows equal to SpeechTokenizer's: {', '.join(equal)}")
+    print(f"one large product, GFLOP/s: {peaks} (the rows do not count LSTMs); largest memory: {memory:.1f} GB")
 
 
 if __name__ == "__main__":

@@ -11,10 +11,8 @@ this machine does in one large matrix product. `core hours` is what 1,000 hours 
 import argparse
 import resource
 import statistics
-import time
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     DacConfig,
     DacFeatureExtractor,
@@ -33,7 +31,7 @@ from ..modeling.feature_extraction_affectcodec import AffectCodecFeatureExtracto
 from ..modeling.modeling_affectcodec import AffectCodecModel
 from ..shipped import pretrained_path
 from .codecs import AudioTokenizationCodec
-from .speed import build_peer, time_in_turns
+from .speed import build_peer, count_flop, gemm_peaks, time_in_turns
 
 
 OURS = "affectcodec-mini istft, shipped"
@@ -91,25 +89,6 @@ def build_systems() -> dict[str, SpeechTokenizerPeer | TransformersPeer]:
     }
 
 
-def gemm_peak(size: int = 1536, rounds: int = 5) -> float:
-    """GFLOP/s of one large float32 matrix product, the best of `rounds`."""
-    a, b = torch.randn(2, size, size)
-    seconds = []
-    for _ in range(rounds + 1):
-        start = time.perf_counter()
-        torch.mm(a, b)
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds[1:]) / 1e9
-
-
-def count_flop(function) -> float:
-    """GFLOP of the convolutions and matrix products of a call."""
-    with FlopCounterMode(display=False) as counter:
-        function()
-    return counter.get_total_flops() / 1e9
-
-
-# Not inference mode, in which FLOP of a weight-normed convolution cannot be counted.
 @torch.no_grad()
 def measure(seconds: float, rounds: int, batch_size: int = 1) -> list[dict]:
     """Rows `{"system", "millions", "encode", "decode", "encode_gflop", "decode_gflop"}`: median seconds, and work."""
@@ -144,7 +123,7 @@ def main(arguments=None):
     args = parser.parse_args(arguments)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    rows, peak = measure(args.seconds, args.rounds, args.batch_size), gemm_peak()
+    rows, peak = measure(args.seconds, args.rounds, args.batch_size), max(gemm_peaks().values())
     speech = args.seconds * args.batch_size
     own = next(row["encode"] + row["decode"] for row in rows if row["system"] == OURS)
     print(
