@@ -10,6 +10,7 @@ from hf_affectcodec.attention_picture import attention_picture
 from hf_affectcodec.audio import resample
 from hf_affectcodec.modeling.modeling_graph_fusion import GraphFusionForAudioClassification
 from hf_affectcodec.modeling.modeling_token_fusion import TokenFusionForAudioClassification
+from hf_affectcodec.space.gallery import GalleryPrompt
 from hf_affectcodec.space.shared import CONCURRENCY, MAX_SECONDS, image, pixels, read_clip, sentence
 from hf_affectcodec.space.zero_gpu import on_gpu
 
@@ -32,20 +33,36 @@ def probabilities(classifier, waveform: np.ndarray, sampling_rate: int) -> dict[
     return {row["label"]: row["score"] for row in rows}
 
 
-def emotion_rows(recognisers: Mapping, clips: Sequence[np.ndarray], sampling_rate: int) -> list[list[str]]:
-    """For each recogniser and emotion its probability in each of the clips; a dash where it takes a clip for none."""
-    rows = []
+def emotion_meters(recognisers: Mapping, clips: Mapping[str, np.ndarray], sampling_rate: int) -> dict | None:
+    """
+    What meters.html draws: for each recogniser and emotion its probability in each of the clips, empty where it takes a clip
+    for none. `None` without recognisers.
+
+    Args:
+        recognisers (mapping): By name, `pipeline("audio-classification")`s.
+        clips (mapping): Waveforms [T] by what to call them.
+        sampling_rate (`int`): Of the clips, in Hz.
+    """
+    if not recognisers:
+        return None
+    found = []
     for name, classifier in recognisers.items():
         heard = []
-        for waveform in clips:
+        for waveform in clips.values():
             try:
                 heard.append(probabilities(classifier, waveform, sampling_rate))
             except ValueError:
                 heard.append({})
-        for emotion in classifier.model.config.id2label.values():
-            cells = [f"{scores[emotion]:.2f}" if scores else "–" for scores in heard]
-            rows.append([name, emotion, *cells, *[""] * (3 - len(clips))])
-    return rows
+        emotions = [
+            {"emotion": emotion, "shares": [share(scores[emotion]) if scores else {} for scores in heard]}
+            for emotion in classifier.model.config.id2label.values()
+        ]
+        found.append({"name": name, "emotions": emotions})
+    return {"clips": list(clips), "recognisers": found}
+
+
+def share(probability: float) -> dict:
+    return {"text": f"{probability:.2f}", "percent": round(100 * probability)}
 
 
 @torch.no_grad()
@@ -66,7 +83,7 @@ def layer_picture(weights: np.ndarray, seconds: float):
     """The weights `[F, L]` of layers or codebooks over time as a matplotlib figure."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 2.4), dpi=100, layout="constrained")
+    figure = Figure(figsize=(11, 2.6), dpi=120, layout="constrained")
     axis = figure.subplots()
     extent = (0, seconds, weights.shape[1] + 0.5, 0.5)
     shown = axis.imshow(weights.T, aspect="auto", cmap="viridis", interpolation="nearest", vmin=0, extent=extent)
@@ -77,10 +94,11 @@ def layer_picture(weights: np.ndarray, seconds: float):
     return figure
 
 
-def recognise_tab(recognisers: Mapping) -> None:
+def recognise_tab(recognisers: Mapping, gallery: Sequence[GalleryPrompt]) -> None:
     """
     Args:
         recognisers (mapping): By name, `pipeline("audio-classification")`s.
+        gallery (sequence of [`GalleryPrompt`]): Recordings to try, none or more.
     """
 
     @on_gpu
@@ -94,8 +112,18 @@ def recognise_tab(recognisers: Mapping) -> None:
         return *found, *pictures
 
     clip = gr.Audio(
-        sources=["upload", "microphone"], type="filepath", label=f"A recording to recognise (up to {MAX_SECONDS:g} s)"
+        sources=["upload", "microphone"],
+        type="filepath",
+        label=f"A recording to recognise (up to {MAX_SECONDS:g} s)",
+        buttons=[],
     )
+    if gallery:
+        gr.Examples(
+            [[str(item.path)] for item in gallery],
+            inputs=[clip],
+            label="or one of these",
+            example_labels=[item.label for item in gallery],
+        )
     button = gr.Button("Recognise", variant="primary")
     with gr.Row():
         labels = [gr.Label(label=name) for name in recognisers]

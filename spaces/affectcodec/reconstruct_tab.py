@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,15 +19,18 @@ from hf_affectcodec.metrics.f0 import log_f0_rmse
 from hf_affectcodec.metrics.pesq import pesq
 from hf_affectcodec.metrics.stoi import stoi
 from hf_affectcodec.shipped import demo_clip_path
-from hf_affectcodec.space.recognise_tab import emotion_rows
+from hf_affectcodec.space.gallery import GalleryPrompt
+from hf_affectcodec.space.recognise_tab import emotion_meters
 from hf_affectcodec.space.shared import CONCURRENCY, MAX_SECONDS, image, pixels, read_clip, samples, sentence, sound
 from hf_affectcodec.space.voice_picture import voice_picture
 from hf_affectcodec.space.zero_gpu import on_gpu
 
 
-BASELINES = ["opus-6", "opus-8", "opus-12", "mp3-8", "aac-12"]
+FOLDER = Path(__file__).parent
+BASELINES = ["opus-6", "opus-8", "opus-12", "opus-16", "opus-24", "mp3-8", "mp3-16", "aac-12"]
 METRICS = {"PESQ-WB": pesq, "STOI": stoi, "F0 error, st": log_f0_rmse, "eGeMAPS distance": egemaps_distance}
 COLUMNS = ["system", "kbps", *METRICS]
+DEMO_LABEL = "telephone: “I am sorry, there is no call parked …”"
 # Shown -> what the model's `encode` calls it.
 GUIDANCE = {"predicted from the audio": "self", "off": "none"}
 
@@ -65,11 +68,12 @@ def voice_pixels(clips: dict[str, np.ndarray], rate: int) -> np.ndarray | None:
         return None
 
 
-def reconstruct_tab(codec: Codec, recognisers: Mapping) -> None:
+def reconstruct_tab(codec: Codec, recognisers: Mapping, gallery: Sequence[GalleryPrompt]) -> None:
     """
     Args:
         codec ([`Codec`]): Of [`~hf_affectcodec.inference.load_codec`].
         recognisers (mapping): By name, `pipeline("audio-classification")`s that hear original and rebuilt.
+        gallery (sequence of [`GalleryPrompt`]): Recordings to try, besides the shipped clip.
     """
     rate = codec.sampling_rate
     config = codec.model.config
@@ -110,7 +114,7 @@ def reconstruct_tab(codec: Codec, recognisers: Mapping) -> None:
             measure(name, rate_kbps, clips["original"], decoded, rate)
             for (name, rate_kbps), decoded in zip(kbps.items(), list(clips.values())[1:], strict=True)
         ]
-        emotions = emotion_rows(recognisers, list(clips.values()), rate)
+        emotions = emotion_meters(recognisers, clips, rate)
         progress(0.7, desc="Drawing")
         folder = Path(tempfile.mkdtemp(prefix="affectcodec-"))
         save_codes(folder / "codes.safetensors", codes)
@@ -142,7 +146,12 @@ def reconstruct_tab(codec: Codec, recognisers: Mapping) -> None:
                 label=f"Your recording (up to {MAX_SECONDS:g} s)",
                 buttons=[],
             )
-            gr.Examples([[str(demo_clip_path())]], inputs=[clip], label="or this telephone prompt")
+            gr.Examples(
+                [[str(demo_clip_path())], *([str(item.path)] for item in gallery)],
+                inputs=[clip],
+                label="or one of these",
+                example_labels=[DEMO_LABEL, *(item.label for item in gallery)],
+            )
         with gr.Column():
             quantizers = gr.Slider(
                 1,
@@ -157,39 +166,55 @@ def reconstruct_tab(codec: Codec, recognisers: Mapping) -> None:
             if has_guidance:
                 controls.append(gr.Radio(list(GUIDANCE), value=next(iter(GUIDANCE)), label="Guidance of the encoder"))
             button = gr.Button("Rebuild", variant="primary")
-    with gr.Row():
-        original = sound("Original")
-        heard = sound("Rebuilt from codes")
-        compared = sound("Compared with")
-    with gr.Row():
-        with gr.Column(min_width=340):
-            speed = gr.Markdown()
-            table = gr.Dataframe(
-                headers=COLUMNS,
-                column_widths=["130px", *["75px"] * len(METRICS), "100px"],
-                label="Measured on this clip",
-                interactive=False,
-                wrap=True,
-            )
-            emotions = gr.Dataframe(
-                headers=["recogniser", "emotion", "original", "rebuilt", "compared"],
-                column_widths=["90px", *["80px"] * 4],
-                label="Emotion by recognisers (probability)",
-                interactive=False,
-                wrap=True,
-                visible=bool(recognisers),
-            )
-        with gr.Column(min_width=340):
-            voice = image("The voice, before and after")
-    spectrograms = image("Spectrograms, with pitch")
-    matrix = image("All that is sent: the codes")
-    codes_file = gr.File(label="The codes (safetensors)", interactive=False)
+    # Empty players and pictures say nothing: they come with the clip.
+    with gr.Column(visible=False) as results:
+        with gr.Row():
+            original = sound("Original")
+            heard = sound("Rebuilt from codes")
+            compared = sound("Compared with")
+        with gr.Row():
+            with gr.Column(min_width=340):
+                speed = gr.Markdown()
+                table = gr.Dataframe(
+                    headers=COLUMNS,
+                    column_widths=["150px", "70px", "90px", "70px", "90px", "110px"],
+                    label="Measured on this clip",
+                    interactive=False,
+                    wrap=True,
+                )
+                if recognisers:
+                    gr.Markdown("**Emotion by recognisers (probability)**")
+                emotions = gr.HTML(
+                    None,
+                    html_template=(FOLDER / "meters.html").read_text(encoding="utf-8"),
+                    css_template=(FOLDER / "meters.css").read_text(encoding="utf-8"),
+                    js_on_load=None,
+                    apply_default_css=False,
+                )
+            with gr.Column(min_width=340):
+                voice = image("The voice, before and after")
+        spectrograms = image("Spectrograms, with pitch")
+        matrix = image("All that is sent: the codes")
+        codes_file = gr.File(label="The codes (safetensors)", interactive=False)
     outputs = [original, heard, compared, table, emotions, voice, spectrograms, matrix, codes_file, speed]
-    button.click(reconstruct, controls, outputs, api_name="reconstruct", **CONCURRENCY)
-    quantizers.release(
+    # On the players it would lie on what can be heard by then.
+    button.click(reconstruct, controls, outputs, api_name="reconstruct", show_progress_on=table, **CONCURRENCY)
+    clip.change(
+        lambda path: gr.Column(visible=path is not None),
+        clip,
+        results,
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    gr.on(
+        [clip.change, quantizers.release, *(control.input for control in controls[2:])],
         rebuild_again,
         controls,
         outputs,
+        # One after the other, so that what is set last is what stays. "always_last" now and then loses it.
+        trigger_mode="multiple",
+        show_progress_on=table,
         api_visibility="private",
         **CONCURRENCY,
     )

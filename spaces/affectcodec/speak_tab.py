@@ -1,76 +1,133 @@
 """Speak: a text in the voice and the mood of a short recording."""
 
-import gradio as gr
-import torch
+import secrets
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 
-from hf_affectcodec.audio import load_audio
+import gradio as gr
+
+from hf_affectcodec.audio import load_audio, write_audio
 from hf_affectcodec.modeling.modeling_affectcodec_tts import AffectCodecTTSForConditionalGeneration
-from hf_affectcodec.modeling.phonemes_affectcodec_tts import split_text
 from hf_affectcodec.modeling.processing_affectcodec_tts import AffectCodecTTSProcessor
+from hf_affectcodec.space.gallery import GalleryPrompt
 from hf_affectcodec.space.shared import CONCURRENCY, samples, sentence, sound
 from hf_affectcodec.space.zero_gpu import on_gpu
-from hf_affectcodec.speak import PAUSE_SECONDS, speak
+from hf_affectcodec.speak import join_pieces, speak_live
 
 
+FOLDER = Path(__file__).parent
 MAX_CHARACTERS = 400
-PIECE_CHARACTERS = 120  # what is spoken between two looks at the stop button
+PIECE_CHARACTERS = 60  # what has to be spoken before anything is heard
+STOPPED = {"state": "stopped", "text": "Stopped.", "share": 0, "run": None, "pieces": []}
 
 
-def speak_tab(model: AffectCodecTTSForConditionalGeneration, processor: AffectCodecTTSProcessor) -> None:
+def speak_tab(
+    model: AffectCodecTTSForConditionalGeneration,
+    processor: AffectCodecTTSProcessor,
+    gallery: Sequence[GalleryPrompt],
+) -> None:
     """
     Args:
         model, processor: Of [`~hf_affectcodec.speak.load_tts`].
+        gallery (sequence of [`GalleryPrompt`]): Prompts to choose from, none or more.
     """
     rate = processor.sampling_rate
-    run_piece = on_gpu(lambda *arguments, **options: speak(model, processor, *arguments, **options).audio)
+    shortest, longest = processor.min_prompt_seconds, processor.max_prompt_seconds
 
-    def say(text, prompt_path, prompt_text, temperature, seconds, seed, progress=gr.Progress()):  # noqa: B008
-        prompt = None
-        if prompt_path is not None:
-            if not prompt_text.strip():
-                raise sentence("write down what is said in the prompt")
-            try:
-                prompt = load_audio(prompt_path, rate, stop=processor.max_prompt_seconds + 1, name="The prompt")
-            except ValueError as error:
-                raise sentence(error) from error
+    @on_gpu
+    def run(*arguments, **options):
+        yield from speak_live(model, processor, *arguments, max_characters=PIECE_CHARACTERS, **options)
+
+    def read_prompt(path, words):
+        if path is None:
+            return None, None
+        if not words.strip():
+            raise sentence("write down what is said in the prompt")
+        try:
+            prompt = load_audio(path, rate, stop=longest + 1, name="The prompt")
+        except ValueError as error:
+            raise sentence(error) from error
+        if not shortest <= prompt.shape[-1] / rate <= longest:
+            raise sentence(f"the prompt must have {shortest:g} to {longest:g} seconds; the scissors below it cut it")
+        return prompt, words
+
+    def say(text, prompt_path, prompt_text, temperature, seconds, seed, top_p, emotion=None, strength=1.0):
+        if not text.strip():
+            raise sentence("write a text first")
         if len(text) > MAX_CHARACTERS:
             raise sentence(f"this page speaks up to {MAX_CHARACTERS} characters")
-        pieces = split_text(text, PIECE_CHARACTERS)
-        if not pieces:
-            raise sentence("write a text first")
-        spoken, pause = [], torch.zeros(1, round(PAUSE_SECONDS * rate))
-        for index, piece in enumerate(pieces):
-            progress(index / len(pieces), desc=f"Speaking part {index + 1} of {len(pieces)}")
+        prompt, words = read_prompt(prompt_path, prompt_text)
+        options = {"temperature": temperature, "top_p": top_p} if temperature > 0 else {"do_sample": False}
+        if emotion:
+            options |= {"emotion": emotion, "emotion_guidance": strength}
+        name, spoken, files, cut = secrets.token_hex(8), [], [], False
+
+        def live(state, share, text):
+            return {"state": state, "share": share, "text": text, "run": name, "pieces": files.copy()}
+
+        with tempfile.TemporaryDirectory(prefix="affectcodec-") as folder:
             try:
-                audio = run_piece(
-                    piece,
-                    prompt,
-                    None if prompt is None else prompt_text,
-                    **({"temperature": temperature} if temperature > 0 else {"do_sample": False}),
-                    max_seconds=seconds,
-                    seed=int(seed),
-                )
+                for at in run(text, prompt, words, max_seconds=seconds, seed=int(seed), **options):
+                    count = len(at.pieces)
+                    if at.audio is not None:
+                        spoken.append(at.audio)
+                        cut |= at.stop_reason == "limit"
+                        path = Path(folder) / f"{at.index + 1}.wav"
+                        write_audio(path, at.audio, rate)
+                        files.append(gr.FileData(path=str(path), mime_type="audio/wav").model_dump())
+                    part = f"part {at.index + 1} of {count}: " if count > 1 else ""
+                    # How long a part will be is not known before it ends: the bar counts parts.
+                    share = (at.index + (at.audio is not None)) / count if count > 1 else None
+                    yield None, live("speaking", share, f"Speaking, {part}{at.seconds:.1f} s so far")
             except (ValueError, ImportError) as error:
                 raise sentence(error) from error
-            spoken += [audio, pause]
-            yield samples(torch.cat(spoken[:-1], dim=-1), rate)
+            whole = join_pieces(spoken, rate)
+            end = " The limit of seconds cut it off." if cut else ""
+            yield samples(whole, rate), live("done", 1, f"{whole.shape[-1] / rate:.1f} s of synthetic speech.{end}")
 
     text = gr.Textbox(label="What to say", lines=3, max_length=MAX_CHARACTERS)
     with gr.Row():
-        prompt = gr.Audio(
-            sources=["upload", "microphone"],
-            type="filepath",
-            label=f"Voice and mood to speak in (up to {processor.max_prompt_seconds:g} s; ask whose voice it is)",
-        )
         with gr.Column():
+            prompt = gr.Audio(
+                sources=["upload", "microphone"],
+                type="filepath",
+                label=f"Voice and mood to speak in ({shortest:g} to {longest:g} s; ask whose voice it is)",
+                buttons=[],
+            )
             prompt_text = gr.Textbox(label="What is said in it")
+            if gallery:
+                gr.Examples(
+                    [[str(item.path), item.words] for item in gallery],
+                    inputs=[prompt, prompt_text],
+                    label="or one of these, by mood",
+                    example_labels=[item.label for item in gallery],
+                )
+        with gr.Column():
+            controls = [text, prompt, prompt_text]
             temperature = gr.Slider(0, 1.5, value=1.0, step=0.05, label="Temperature", info="0: the likeliest always")
             seconds = gr.Slider(1, 20, value=10, step=1, label="Longest speech of a part, s")
             seed = gr.Number(0, precision=0, minimum=0, label="Seed")
+            top_p = gr.Slider(
+                0.05, 1, value=1, step=0.05, label="Top p", info="drawn among the likeliest of this share"
+            )
+            controls += [temperature, seconds, seed, top_p]
+            if processor.emotions:
+                controls += [
+                    gr.Dropdown([("as the prompt", ""), *processor.emotions], value="", label="Emotion"),
+                    gr.Slider(1, 4, value=1, step=0.25, label="Strength of the emotion"),
+                ]
     with gr.Row():
         button = gr.Button("Speak", variant="primary")
         stop = gr.Button("Stop")
+    live = gr.HTML(
+        None,
+        html_template='<p role="status"></p><progress max="1" aria-label="Speaking" hidden></progress>'
+        '<audio controls aria-label="Part by part" hidden></audio>',
+        css_template=(FOLDER / "speech.css").read_text(encoding="utf-8"),
+        js_on_load=(FOLDER / "speech.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+    )
     spoken = sound("Spoken")
-    controls = [text, prompt, prompt_text, temperature, seconds, seed]
-    event = button.click(say, controls, spoken, api_name="speak", **CONCURRENCY)
-    stop.click(None, cancels=[event], api_visibility="private")
+    event = button.click(say, controls, [spoken, live], api_name="speak", show_progress="hidden", **CONCURRENCY)
+    stop.click(lambda: STOPPED, None, live, cancels=[event], api_visibility="private", show_progress="hidden")

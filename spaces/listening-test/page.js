@@ -87,7 +87,8 @@ function show() {
   current = null;
   if (!page || !page.title) return;
   const title = make("h2", { tabIndex: -1 }, page.title);
-  const code = make("p", { className: "step" }, "Your code, to go on later: ", make("span", { className: "code" }, page.code));
+  const codeLabel = page.done ? "Your code: " : "Your code, to go on later: ";
+  const code = make("p", { className: "step" }, codeLabel, make("span", { className: "code" }, page.code));
   const nodes = [title];
   if (page.done) {
     nodes.push(make("p", {}, "All your answers are saved. Thank you."), code);

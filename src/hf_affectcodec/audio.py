@@ -75,13 +75,13 @@ def load_audio(
 
     Channels are averaged; other rates are resampled as `torchaudio.functional.resample` does. Reading is by libsndfile
     (wav, flac, ogg, opus, mp3, aiff, au, caf, w64 ...), told by content and never by suffix. MP4/M4A, AAC, Matroska,
-    ASF and AMR files, which libsndfile cannot read, go to torchcodec where that is installed.
+    ASF and AMR files, which libsndfile cannot read, go to PyAV (extra `[eval]`), which brings its FFmpeg along.
 
     Args:
         source (`str`, `os.PathLike`, `bytes` or binary file): The file, its content, or an open binary file.
         sampling_rate (`int`, *optional*, defaults to 16000): Rate of the result in Hz.
         start (`float`, *optional*): First second wanted; the file is sought, not decoded from the beginning (an MP3 from
-            half a second earlier).
+            half a second earlier; what PyAV reads is decoded from the beginning, and no further than `stop`).
         stop (`float`, *optional*): Second to stop before; past the end of the file it means the end.
         name (`str`, *optional*): What to call `bytes` or a nameless file in errors.
 
@@ -105,9 +105,10 @@ def load_audio(
         if not head:
             raise AudioFileError(f"{label}: empty file")
         check_complete(file, label)
-        if _is_for_torchcodec(head):
-            waveform, rate = _decode_with_torchcodec(file, label)
-            begin, total = 0, len(waveform)
+        demuxer = _pyav_demuxer(head)
+        if demuxer is not None:
+            waveform, rate, total = _decode_with_pyav(file, label, demuxer, sampling_rate, stop)
+            begin = 0
         else:
             waveform, rate, begin, total = _decode_with_soundfile(file, label, sampling_rate, start, stop)
     if total == 0:
@@ -419,38 +420,55 @@ def _ogg_end(file: BinaryIO, size: int) -> int:
     return size - len(page) + 27 + page[26] + sum(page[27 : 27 + page[26]])
 
 
-def _is_for_torchcodec(head: bytes) -> bool:
-    """Containers that FFmpeg is let near: it would take some of anything for audio, and playlists lead elsewhere."""
-    adts = len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0
-    return (
-        adts
-        or head[4:8] == b"ftyp"
-        or head.startswith((b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"#!AMR", b"ADIF"))
-    )
+def _pyav_demuxer(head: bytes) -> str | None:
+    """
+    FFmpeg's name of a container that libsndfile cannot read. FFmpeg is let near no other: it would take some of anything
+    for audio, and playlists lead elsewhere.
+    """
+    if head[4:8] == b"ftyp":
+        return "mp4"
+    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0 or head.startswith(b"ADIF"):
+        return "aac"
+    magics = {b"\x1a\x45\xdf\xa3": "matroska", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "asf", b"#!AMR": "amr"}
+    return next((name for magic, name in magics.items() if head.startswith(magic)), None)
 
 
-def _decode_with_torchcodec(file: BinaryIO, label: str) -> tuple[np.ndarray, int]:
-    """Returns the whole file as mono `[T]`, and its rate."""
+def _decode_with_pyav(
+    file: BinaryIO, label: str, demuxer: str, sampling_rate: int, stop: float | None
+) -> tuple[np.ndarray, int, int]:
+    """Returns mono `[T]` from the beginning to what `stop` depends on, its rate, and how much of the file that is."""
     try:
-        from torchcodec.decoders import AudioDecoder
-    except (ImportError, OSError, RuntimeError) as error:  # the last two where its libraries do not load
-        raise AudioFileError(f"{label}: this format is read by torchcodec, which is not installed") from error
-    try:
-        decoder = AudioDecoder(file.read())
-        samples = decoder.get_all_samples()
-    except Exception as error:  # torchcodec raises ValueError, RuntimeError and IndexError, undocumented
-        if "Could not load libtorchcodec" in str(error):
-            raise AudioFileError(f"{label}: this format is read by torchcodec, which finds no FFmpeg") from error
-        raise AudioFileError(f"{label}: not audio, or damaged") from error
-    declared = decoder.metadata.duration_seconds_from_header
-    waveform = samples.data.mean(0).numpy()
-    # a tenth of a second: durations in headers count encoder delay and whole frames
-    if declared is not None and len(waveform) / samples.sample_rate < declared - 0.1:
+        import av
+    except ImportError as error:
         raise AudioFileError(
-            f"{label}: truncated ({len(waveform) / samples.sample_rate:.3f} s of the {declared:.3f} s it declares)"
-        )
-    _check_file_rate(samples.sample_rate, label)
-    return waveform, samples.sample_rate
+            f"{label}: this format is read by PyAV, which is not installed: pip install 'hf-affectcodec[eval]'"
+        ) from error
+    file.seek(0)
+    try:
+        with av.open(file, format=demuxer) as container:
+            if not container.streams.audio:
+                raise AudioFileError(f"{label}: has no audio")
+            stream = container.streams.audio[0]
+            rate = stream.rate
+            _check_file_rate(rate, label)
+            _, end = _source_range(rate, sampling_rate, None, stop)
+            # One rate and one sample format, should they change on the way; channels stay, to be averaged.
+            planar = av.AudioResampler(format="fltp", rate=rate)
+            blocks, count, wanted = [], 0, math.inf if end is None else end
+            frames = container.decode(stream)
+            while count < wanted and (frame := next(frames, None)) is not None:
+                for part in planar.resample(frame):
+                    blocks.append(part.to_ndarray().mean(0))
+                    count += len(blocks[-1])
+            # Microseconds; only these containers declare it, elsewhere it is an estimate by the bitrate.
+            declared = container.duration if demuxer in ("mp4", "matroska") else None
+    except av.FFmpegError as error:
+        raise AudioFileError(f"{label}: not audio, or damaged ({error.strerror})") from error
+    # a tenth of a second: durations in headers count encoder delay and whole frames
+    if count < wanted and declared is not None and count / rate < declared / 1e6 - 0.1:
+        raise AudioFileError(f"{label}: truncated ({count / rate:.3f} s of the {declared / 1e6:.3f} s it declares)")
+    waveform = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    return waveform if end is None else waveform[:end], rate, count
 
 
 def _decode_with_soundfile(

@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="folder or Hub id of an emotion recogniser, for the tab Recognise; may be given several times",
     )
+    demo.add_argument(
+        "--gallery", type=Path, help="folder of prompts to speak in: MOOD_NAME.wav or .flac, and MOOD_NAME.txt"
+    )
     demo.add_argument("--port", type=_count, help="default: 7860, or the next one that is free")
     commands.add_parser("corpora", help="the catalogue of corpora", description="The catalogue of corpora (Markdown).")
     evaluate = commands.add_parser(
@@ -94,6 +97,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     try:
         from .space.app import serve
+        from .space.gallery import SHIPPED, read_gallery
     except ModuleNotFoundError as error:
         raise ImportError(f"the page needs `{error.name}`: pip install 'hf-affectcodec[eval,space]'") from error
     tts, recognisers = None, {}
@@ -105,7 +109,8 @@ def _demo(arguments: argparse.Namespace) -> int:
         from .classify import load_classifier
 
         recognisers = {Path(source).name: load_classifier(source) for source in arguments.recogniser}
-    serve(load_codec(arguments.model), arguments.port, tts, recognisers)
+    gallery = read_gallery(SHIPPED if arguments.gallery is None else arguments.gallery)
+    serve(load_codec(arguments.model), arguments.port, tts, recognisers, gallery)
     return 0
 
 

@@ -211,10 +211,11 @@ def num_channels(path: Path) -> int | None:
         with open(path, "rb") as file:
             # without its name, as soundfile takes a name in .raw for headerless samples
             return soundfile.info(SimpleNamespace(seek=file.seek, tell=file.tell, read=file.read)).channels
-    except soundfile.LibsndfileError:  # then it was read by torchcodec
-        from torchcodec.decoders import AudioDecoder
+    except soundfile.LibsndfileError:  # then it was read by PyAV
+        import av
 
-        return AudioDecoder(path).metadata.num_channels
+        with av.open(str(path)) as container:
+            return container.streams.audio[0].channels
 
 
 def error_line(error: Exception, job: Job) -> str:

@@ -104,7 +104,7 @@ def audio_input(label: str):
     """A Gradio input that gives the path of a recording."""
     import gradio as gr
 
-    return gr.Audio(sources=["upload", "microphone"], type="filepath", label=label)
+    return gr.Audio(sources=["upload", "microphone"], type="filepath", label=label, buttons=[])
 
 
 def read_clip(path: str | None, label: str) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +38,26 @@ class Speech:
     pieces: list[str]
     stop_reasons: list[str]
     prompt_text: str | None
+
+
+@dataclass(frozen=True)
+class SpeechProgress:
+    """
+    Where [`speak_live`] is.
+
+    Args:
+        index (`int`): Of the piece, from 0.
+        pieces (`list[str]`): All that are to be spoken.
+        seconds (`float`): Of this piece, drawn so far. How long it will be is known at its end.
+        audio (`torch.Tensor` of shape `(1, samples)`, *optional*): The piece, once it is spoken.
+        stop_reason (`str`, *optional*): Then also `"eos"` or `"limit"`, see [`AffectCodecTTSGenerateOutput`].
+    """
+
+    index: int
+    pieces: list[str]
+    seconds: float
+    audio: torch.Tensor | None = None
+    stop_reason: str | None = None
 
 
 def load_tts(
@@ -123,6 +145,81 @@ def speak(
         ImportError: The extra `[tts]` is missing.
         ValueError: naming the argument that is malformed.
     """
+    pieces, inputs, prompt_text = _inputs(
+        processor, text, prompt, prompt_text, language, emotion, transcribe, max_characters
+    )
+    waveforms, stop_reasons = [], []
+    for item in inputs:
+        outputs = model.generate(**item.to(model.device), **generate)
+        waveforms.append(outputs.audio[0].cpu())
+        stop_reasons += outputs.stop_reasons
+    return Speech(join_pieces(waveforms, processor.sampling_rate)[None], pieces, stop_reasons, prompt_text)
+
+
+def speak_live(
+    model: AffectCodecTTSForConditionalGeneration,
+    processor: AffectCodecTTSProcessor,
+    text: str,
+    prompt: torch.Tensor | None = None,
+    prompt_text: str | None = None,
+    language: str | None = None,
+    emotion: str | None = None,
+    transcribe: Callable[[Sequence, int, Sequence[str]], list[str]] | None = None,
+    max_characters: int = 200,
+    interval: float = 0.3,
+    **generate,
+) -> Iterator[SpeechProgress]:
+    """
+    [`speak`] that can be heard before the end, and stopped. Audio comes piece by piece: codebooks 2 and up of a frame
+    are predicted from all frames of its piece, so nothing of a piece sounds before the last of them is drawn.
+
+    Args:
+        interval (`float`, *optional*, defaults to 0.3): Seconds between two signs of life.
+        The others: As of [`speak`].
+
+    Yields:
+        [`SpeechProgress`]: every `interval` while a piece is drawn, and with `audio` when it is done. Closing the
+        iterator (`close()`, or leaving the loop) stops the model at its next frame.
+
+    Raises:
+        ImportError, ValueError: As of [`speak`], before the first item.
+    """
+    pieces, inputs, _ = _inputs(processor, text, prompt, prompt_text, language, emotion, transcribe, max_characters)
+    for index, item in enumerate(inputs):
+        stopped, drawn = threading.Event(), []
+
+        def count(codes, stopped=stopped, drawn=drawn):
+            if stopped.is_set():
+                raise _StoppedError
+            drawn.append(1)
+
+        # Not as a context manager: its end waits for the model, which then has to know already that it is to stop.
+        pool = ThreadPoolExecutor(1, thread_name_prefix="speak_live")
+        try:
+            future = pool.submit(model.generate, **item.to(model.device), codes_callback=count, **generate)
+            while wait([future], timeout=interval).not_done:
+                yield SpeechProgress(index, pieces, len(drawn) / model.config.frame_rate)
+            outputs = future.result()
+        finally:
+            stopped.set()
+            pool.shutdown(wait=True)
+        audio = outputs.audio[0].cpu()[None]
+        yield SpeechProgress(index, pieces, audio.shape[-1] / processor.sampling_rate, audio, outputs.stop_reasons[0])
+
+
+def join_pieces(waveforms: Sequence[torch.Tensor], sampling_rate: int) -> torch.Tensor:
+    """Pieces `[..., T]` one after the other, with `PAUSE_SECONDS` of silence between."""
+    pause = waveforms[0].new_zeros(*waveforms[0].shape[:-1], round(PAUSE_SECONDS * sampling_rate))
+    parts = [part for waveform in waveforms for part in (waveform, pause)]
+    return torch.cat(parts[:-1], dim=-1)
+
+
+class _StoppedError(Exception):
+    """Ends `generate` from within, where nobody listens any more."""
+
+
+def _inputs(processor, text, prompt, prompt_text, language, emotion, transcribe, max_characters):
+    """The pieces of a text, the model's inputs for each, and the words of the prompt. All is checked before any is spoken."""
     pieces = split_text(text, max_characters)
     if not pieces:
         raise ValueError("`text` is empty")
@@ -139,15 +236,8 @@ def speak(
         prompted = {"prompt": prompt, "prompt_text": prompt_text, "sampling_rate": processor.sampling_rate}
     elif prompt_text is not None:
         raise ValueError("`prompt_text` is given without a `prompt`")
-    # All pieces are checked before the first is spoken.
-    inputs = [processor(piece, language=language, emotion=emotion, **prompted).to(model.device) for piece in pieces]
-    waveforms, stop_reasons = [], []
-    pause = torch.zeros(round(PAUSE_SECONDS * processor.sampling_rate))
-    for item in inputs:
-        outputs = model.generate(**item, **generate)
-        waveforms += [outputs.audio[0].cpu(), pause]
-        stop_reasons += outputs.stop_reasons
-    return Speech(torch.cat(waveforms[:-1])[None], pieces, stop_reasons, prompt_text)
+    inputs = [processor(piece, language=language, emotion=emotion, **prompted) for piece in pieces]
+    return pieces, inputs, prompt_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

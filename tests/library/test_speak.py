@@ -2,6 +2,8 @@
 
 import io
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from tiny_tts import tiny_tts
 
 from hf_affectcodec import AffectCodecFeatureExtractor, AffectCodecTTSProcessor
 from hf_affectcodec.audio import load_audio
-from hf_affectcodec.speak import PAUSE_SECONDS, cut_prompt, load_tts, main, speak
+from hf_affectcodec.modeling.sampling_affectcodec_tts import AffectCodecTTSCodeStreamer
+from hf_affectcodec.speak import PAUSE_SECONDS, cut_prompt, join_pieces, load_tts, main, speak, speak_live
 
 
 FRAME, RATE = 320, 16000
@@ -66,6 +69,58 @@ def test_a_long_text_is_spoken_piece_by_piece(loaded):
     pause = torch.zeros(int(PAUSE_SECONDS * RATE))
     parts = [speak(model, processor, piece, **limits).audio[0] for piece in spoken.pieces]
     assert torch.equal(spoken.audio[0], torch.cat((parts[0], pause, parts[1], pause, parts[2])))
+
+
+def test_live_is_the_same_speech_in_pieces(loaded, prompt):
+    model, processor = loaded
+    waveform = load_audio(prompt, RATE)
+    options = {"max_characters": 16, "seed": 2, "max_new_frames": 12}
+    expected = speak(model, processor, "Oh no. Oh yes, why not? Go on!", waveform, "no", **options)
+    seen = list(
+        speak_live(model, processor, "Oh no. Oh yes, why not? Go on!", waveform, "no", interval=0.005, **options)
+    )
+    done = [progress for progress in seen if progress.audio is not None]
+    assert [progress.index for progress in done] == [0, 1, 2] and seen[0].pieces == expected.pieces
+    assert [progress.stop_reason for progress in done] == expected.stop_reasons
+    assert torch.equal(join_pieces([progress.audio for progress in done], RATE), expected.audio)
+    # On the way the seconds grow within a piece, and end at its length.
+    for index, piece in enumerate(done):
+        seconds = [progress.seconds for progress in seen if progress.index == index]
+        assert seconds == sorted(seconds) and seconds[-1] == piece.audio.shape[-1] / RATE
+    assert any(progress.audio is None for progress in seen)
+
+
+def test_live_stops_when_it_is_left(loaded, monkeypatch):
+    """By the frames that the model draws: after the close none but the one under way, of a thousand."""
+    model, processor = loaded
+    drawn = []
+    put = AffectCodecTTSCodeStreamer.put
+
+    def counted(self, value):
+        drawn.append(value)
+        put(self, value)
+
+    monkeypatch.setattr(AffectCodecTTSCodeStreamer, "put", counted)
+    live = speak_live(model, processor, "Go on.", interval=0.05, seed=0, max_new_frames=1000, min_new_frames=1000)
+    assert next(live).audio is None
+    before = len(drawn)
+    live.close()
+    after = len(drawn)
+    assert after < 900 and not [thread for thread in threading.enumerate() if thread.name.startswith("speak_live")]
+    time.sleep(0.1)
+    assert len(drawn) == after <= before + 50
+
+
+def test_live_says_what_is_wrong_before_it_speaks(loaded, monkeypatch):
+    model, processor = loaded
+    monkeypatch.setattr(type(model), "generate", lambda *a, **k: pytest.fail("spoke"))
+    with pytest.raises(ValueError, match="nothing to speak"):
+        next(speak_live(model, processor, "Go on, my dear. ?!", max_characters=16))
+
+
+def test_live_passes_on_what_generate_refuses(loaded):
+    with pytest.raises(ValueError, match="`max_new_frames` must allow at least one frame"):
+        list(speak_live(*loaded, "Go on.", max_new_frames=0))
 
 
 def test_ten_thousand_characters_are_all_checked_before_the_first_is_spoken(loaded, monkeypatch):

@@ -3,9 +3,12 @@
 import concurrent.futures
 import importlib
 import json
+import os
 import resource
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 import types
 from functools import partial
@@ -19,7 +22,7 @@ import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from gradio_client.utils import QueueError
-from huggingface_hub import SpaceCard
+from huggingface_hub import ModelCard, SpaceCard
 from serving import SPACES, served
 from tiny import tiny_model
 from tiny_ser import LABELS, save_graph_fusion, save_token_fusion
@@ -31,12 +34,13 @@ from hf_affectcodec.classify import classify, load_classifier
 from hf_affectcodec.codes_file import load_codes
 from hf_affectcodec.inference import Codec, load_codec
 from hf_affectcodec.metrics.egemaps import egemaps_functionals, functional_names
-from hf_affectcodec.shipped import demo_clip_path
-from hf_affectcodec.space import app, zero_gpu
+from hf_affectcodec.shipped import demo_clip_path, pretrained_path
+from hf_affectcodec.space import app, speak_tab, zero_gpu
 from hf_affectcodec.space.app import MAX_FILE_SIZE, MAX_SECONDS, build_demo
+from hf_affectcodec.space.gallery import SHIPPED, read_gallery
 from hf_affectcodec.space.timing import measure_start
 from hf_affectcodec.space.voice_picture import MEASURES, voice_measures, voice_picture
-from hf_affectcodec.speak import load_tts, speak
+from hf_affectcodec.speak import join_pieces, load_tts, speak, speak_live
 
 
 RATE = 16000
@@ -99,6 +103,7 @@ def test_reconstruct_gives_what_the_codec_gives(client, codec):
     # A tiny model of random weights moves the voice further than Opus.
     assert float(table["data"][0][5]) > float(table["data"][1][5]) > 0
     assert len(pictures) == 3 and all(is_png(picture) for picture in pictures)
+    assert emotions is None  # nobody to hear them
     assert "real time" in speed
 
     decoded, _ = client.predict(handle_file(codes_file), api_name="/decode")
@@ -249,24 +254,31 @@ def test_fifty_at_once_from_eight_clients(url, codec, tmp_path):
     assert ask(0) == "answered"
 
 
-def test_files_are_gone_afterwards(codec, tmp_path, monkeypatch):
+def test_files_are_gone_afterwards(codec, models, tmp_path, monkeypatch):
+    """What was uploaded and what was made of it, but not what there is to try."""
     monkeypatch.setattr(app, "CACHE_SECONDS", 4)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     for name in ("temporary", "gradio"):
         (tmp_path / name).mkdir()
     clip = write(tmp_path / "clip.wav", 0.1 * np.random.default_rng(0).standard_normal(RATE // 4))
-    with served(partial(build_demo, codec), tmp_path / "gradio") as url:
+    with served(partial(build_demo, codec, load_tts(str(models / "tts"), "cpu")), tmp_path / "gradio") as url:
         client = Client(url, verbose=False, download_files=False)
         reconstruct(client, clip, baseline="opus-8")
         written = {path.name for path in (tmp_path / "gradio").rglob("*") if path.is_file()}
         assert {"clip.wav", "audio.wav", "image.png", "codes.safetensors"} <= written
+        client.predict("Go on.", None, "", 1.0, 1, 3, 1.0, api_name="/speak")
+        assert list((tmp_path / "gradio").rglob("1.wav"))
         assert not list((tmp_path / "temporary").glob("affectcodec-*"))
         end = time.monotonic() + 30
         left = [0]
         while left and time.monotonic() < end:
             time.sleep(0.5)
             left = [path for path in (tmp_path / "gradio").rglob("*") if path.is_file()]
-    assert left == []
+        assert left == []
+        examples = [demo_clip_path(), *(prompt.path for prompt in read_gallery())]
+        for index, path in enumerate(examples):
+            value = client.predict(index, api_name="/load_example")["value"]
+            assert httpx.get(value["url"]).content == path.read_bytes()
 
 
 # ----- the voice, before and after
@@ -339,28 +351,157 @@ def test_recognisers_side_by_side(whole_client, recognisers, tmp_path):
         assert {row["label"]: row["confidence"] for row in label["confidences"]} == pytest.approx(scores, abs=1e-4)
     assert is_png(tokens) and is_png(graph)
     outputs = reconstruct(whole_client, clip)
-    rows = outputs[4]["data"]
-    assert [row[:2] for row in rows] == [[name, emotion] for name in recognisers for emotion in LABELS]
+    meters = outputs[4]
+    assert meters["clips"] == ["original", "rebuilt"]
+    assert [found["name"] for found in meters["recognisers"]] == list(recognisers)
     rebuilt = write(tmp_path / "rebuilt.wav", load_audio(outputs[1])[0].numpy())
-    for name, classifier in recognisers.items():
+    for found, classifier in zip(meters["recognisers"], recognisers.values(), strict=True):
         after = next(classify(classifier, [rebuilt]))[1]
-        for _, emotion, before, heard, _ in (row for row in rows if row[0] == name):
-            assert float(before) == pytest.approx(expected[name][emotion], abs=0.006)
-            assert float(heard) == pytest.approx(after[emotion], abs=0.006)
+        assert [row["emotion"] for row in found["emotions"]] == LABELS
+        for row in found["emotions"]:
+            for shown, scores in zip(row["shares"], (expected[found["name"]], after), strict=True):
+                assert float(shown["text"]) == pytest.approx(scores[row["emotion"]], abs=0.006)
+                assert shown["percent"] == pytest.approx(100 * scores[row["emotion"]], abs=1.1)
 
 
 def test_speak_says_what_the_model_says(whole_client, models, tmp_path):
     prompt = write(tmp_path / "prompt.wav", 0.2 * np.random.default_rng(0).standard_normal(20000))
-    answer = whole_client.predict("oh yes", handle_file(str(prompt)), "no", 1.0, 1, 3, api_name="/speak")
+    text = "Oh yes, and so it goes on for quite a while. And then there is more of it, much more."
+    settings = {"temperature": 0.8, "max_seconds": 1, "seed": 3, "top_p": 0.9}
+    job = whole_client.submit(text, handle_file(str(prompt)), "no", 0.8, 1, 3, 0.9, api_name="/speak")
+    answer, live = job.result(timeout=120)
     model, processor = load_tts(str(models / "tts"), "cpu")
     expected = speak(
-        model, processor, "oh yes", load_audio(prompt), "no", temperature=1.0, max_seconds=1, seed=3
-    ).audio
+        model, processor, text, load_audio(prompt), "no", max_characters=speak_tab.PIECE_CHARACTERS, **settings
+    )
+    assert len(expected.pieces) == 2
     # The clip is 16-bit.
-    assert (load_audio(answer) - expected.clamp(-1, 1)).abs().max() < 1e-4
-    for text, prompt_text, message in (("", "no", "write a text"), ("a", "", "what is said in the prompt")):
-        with pytest.raises(AppError, match=f"(?i){message}"):
-            whole_client.predict(text, handle_file(str(prompt)), prompt_text, 1.0, 1, 3, api_name="/speak")
+    assert (load_audio(answer) - expected.audio.clamp(-1, 1)).abs().max() < 1e-4
+    assert live["state"] == "done" and f"{expected.audio.shape[-1] / RATE:.1f} s" in live["text"]
+
+    # While it was spoken: first nothing to hear, then a part, then both; the parts are what the whole is made of.
+    seen = [progress for _, progress in job.outputs()]
+    counts = [len(progress["pieces"]) for progress in seen]
+    assert counts == sorted(counts) and {1, 2} <= set(counts)
+    assert {progress["run"] for progress in seen} == {live["run"]}
+    shares = [progress["share"] for progress in seen]
+    assert shares == sorted(shares) and shares[-1] == 1
+    parts = [load_audio(path) for path in live["pieces"]]
+    assert (join_pieces(parts, RATE) - expected.audio.clamp(-1, 1)).abs().max() < 1e-4
+
+
+def test_speak_says_what_is_wrong(whole_client, tmp_path):
+    noise = 0.2 * np.random.default_rng(0).standard_normal(4 * RATE)
+    prompt, short, long = (write(tmp_path / f"{length}.wav", noise[:length]) for length in (20_000, 4_000, 4 * RATE))
+    (tmp_path / "text.wav").write_text("hello")
+    for text, path, prompt_text, message in (
+        (" ", prompt, "no", "Write a text first."),
+        ("a" * 401, prompt, "no", "This page speaks up to 400 characters."),
+        ("a", prompt, "", "Write down what is said in the prompt."),
+        ("a", short, "no", "The prompt must have 0.5 to 3 seconds"),
+        ("a", long, "no", "The prompt must have 0.5 to 3 seconds"),
+        ("a", tmp_path / "text.wav", "no", "The prompt: not audio"),
+    ):
+        with pytest.raises(AppError, match=message):
+            whole_client.predict(text, handle_file(str(path)), prompt_text, 1.0, 1, 3, 1.0, api_name="/speak")
+
+
+def test_speak_stops(whole_client, monkeypatch):
+    """What is cancelled leaves the model free at once, not after the thousand frames that it is made to draw."""
+    with monkeypatch.context() as patch:
+        patch.setattr(speak_tab, "speak_live", partial(speak_live, min_new_frames=1000))
+        job = whole_client.submit("Go on.", None, "", 1.0, 20, 3, 1.0, api_name="/speak")
+        while not job.outputs():
+            time.sleep(0.02)
+        threads = [thread for thread in threading.enumerate() if thread.name.startswith("speak_live")]
+        job.cancel()
+        for thread in threads:
+            thread.join(20)
+        assert threads and not any(thread.is_alive() for thread in threads)
+    _, last = job.outputs()[-1]
+    assert last["state"] == "speaking" and last["pieces"] == []
+    # Then it is the next one's turn.
+    _, live = whole_client.predict("Go on.", None, "", 1.0, 1, 3, 1.0, api_name="/speak")
+    assert live["state"] == "done"
+
+
+def test_emotions_of_the_model_are_offered(codec, tmp_path):
+    model = tiny_tts(text_vocab_size=256, min_prompt_frames=25, max_prompt_frames=150)
+    processor = AffectCodecTTSProcessor(AffectCodecFeatureExtractor(), emotions=["angry", "sad"])
+    with served(partial(build_demo, codec, (model, processor)), tmp_path) as url:
+        client = Client(url, verbose=False)
+        common = ("Oh yes.", None, "", 1.0, 1, 3, 1.0)
+        for emotion, strength in (("angry", 1.0), ("sad", 2.0)):
+            answer, _ = client.predict(*common, emotion, strength, api_name="/speak")
+            options = {"emotion": emotion, "emotion_guidance": strength, "seed": 3, "max_seconds": 1}
+            expected = speak(model, processor, "Oh yes.", temperature=1.0, top_p=1.0, **options).audio
+            assert (load_audio(answer) - expected.clamp(-1, 1)).abs().max() < 1e-4
+
+
+# ----- the gallery and the card
+
+
+def test_the_shipped_gallery():
+    prompts = read_gallery()
+    assert len({prompt.mood for prompt in prompts}) == len(prompts) == 4
+    attribution = (SHIPPED / "ATTRIBUTION.md").read_text()
+    for prompt in prompts:
+        assert 0.5 < load_audio(prompt.path).shape[-1] / RATE < 3
+        assert f"| `{prompt.path.name}` | {prompt.words} |" in attribution
+
+
+def test_a_gallery_of_ones_own(codec, tmp_path):
+    folder = tmp_path / "gallery"
+    folder.mkdir()
+    for name, words in (("sad_b", "It  rains.\n"), ("angry_a", "Go!"), ("sad_a", "No.")):
+        write(folder / f"{name}.wav", np.zeros(RATE))
+        (folder / f"{name}.txt").write_text(words)
+    prompts = read_gallery(folder)
+    assert [(prompt.mood, prompt.words) for prompt in prompts] == [
+        ("angry", "Go!"),
+        ("sad", "No."),
+        ("sad", "It rains."),
+    ]
+    components = build_demo(codec, gallery=prompts).config["components"]
+    (dataset,) = [item["props"] for item in components if item["type"] == "dataset"]
+    assert dataset["sample_labels"][1:] == ["angry: “Go!”", "sad: “No.”", "sad: “It rains.”"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (None, "must be a folder that exists"),
+        ([], "has no recordings"),
+        (["sad.wav", "sad.txt"], "sad.wav must be named MOOD_NAME.wav"),
+        (["sad_a.flac"], "sad_a.flac needs its words in sad_a.txt"),
+    ],
+)
+def test_a_gallery_that_is_none_is_named(tmp_path, names, message):
+    folder = tmp_path / "gallery"
+    if names is not None:
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text("x")
+    with pytest.raises(ValueError, match=message):
+        read_gallery(folder)
+
+
+def test_about_says_what_the_card_says(codec):
+    """Numbers and licence from the card of the model that is shown, and none where it has none."""
+    card = ModelCard.load(pretrained_path() / "README.md")
+    texts = markdown_of(build_demo(load_codec(device="cpu")))
+    for result in card.data.eval_results:
+        assert f"| {result.metric_name} | {result.metric_value:#.3g} |" in texts
+    assert f"`affectcodec-mini`: {card.data.license}." in texts and card.text in texts
+    texts = markdown_of(build_demo(codec))
+    assert "Measured before" not in texts and "see where they are from" in texts
+    assert "0.3 kbps each" in texts  # codebooks of 64 entries
+
+
+def markdown_of(page) -> str:
+    return "\n".join(
+        item["props"].get("value") or "" for item in page.config["components"] if item["type"] == "markdown"
+    )
 
 
 def test_guidance_is_offered_where_the_model_has_it(tmp_path):
@@ -392,6 +533,63 @@ def test_zero_gpu_is_asked_where_there_is_one(monkeypatch):
     finally:
         monkeypatch.delitem(sys.modules, "spaces")
         importlib.reload(zero_gpu)
+
+
+ZERO_GPU = """
+import sys
+assert "torch" not in sys.modules  # it is to be imported first, to stand between torch and the GPU
+
+asked = []
+
+
+def GPU(function, duration):
+    asked.append(function.__name__)
+    return function
+"""
+RUN_APP = """
+import runpy
+import sys
+
+sys.path.insert(0, sys.argv[1])
+app = runpy.run_path(sys.argv[2], run_name="app")
+import spaces
+import torch
+from gradio_client import Client, handle_file
+from hf_affectcodec.inference import load_codec
+from hf_affectcodec.speak import load_tts
+
+assert not torch.cuda.is_initialized()
+page = app["build_demo"](load_codec(sys.argv[3], "cpu"), load_tts(sys.argv[4], "cpu"))
+assert not torch.cuda.is_initialized()
+_, url, _ = page.launch(prevent_thread_lock=True, quiet=True)
+client = Client(url, verbose=False)
+outputs = client.predict(handle_file(sys.argv[5]), 8, "none", api_name="/reconstruct")
+client.predict(handle_file(outputs[-2]), api_name="/decode")
+_, live = client.predict("Go on.", None, "", 1.0, 1, 3, 1.0, api_name="/speak")
+print(*sorted(spaces.asked), live["state"])
+"""
+
+
+@pytest.mark.slow
+def test_the_app_runs_as_zero_gpu_runs_it(codec, models, tmp_path):
+    """As a script from its folder, with a stand-in for the package: `spaces` comes before torch, and before any CUDA."""
+    stand_in = tmp_path / "packages" / "spaces.py"
+    stand_in.parent.mkdir()
+    stand_in.write_text(ZERO_GPU)
+    # Silence: what cannot be measured costs no time.
+    clip = write(tmp_path / "clip.wav", np.zeros(RATE // 2))
+    app_path = SPACES / "affectcodec" / "app.py"
+    arguments = [stand_in.parent, app_path, codec.model.config.name_or_path, models / "tts", clip]
+    finished = subprocess.run(
+        [sys.executable, "-c", RUN_APP, *map(str, arguments)],
+        cwd=tmp_path,
+        env={**os.environ, "GRADIO_TEMP_DIR": str(tmp_path / "gradio"), "GRADIO_ANALYTICS_ENABLED": "False"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.splitlines()[-1] == "decode run run_codec done"
 
 
 @pytest.mark.slow
