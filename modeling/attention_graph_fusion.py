@@ -26,6 +26,27 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor
     return (values * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
+def masked_statistics(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """
+    Mean and standard deviation of `[B, T, D]` over the time steps where the mask `[B, T]` is True -> `[B, 2 D]`; 0 where there
+    are none.
+    """
+    mean = masked_mean(values, mask)
+    variance = masked_mean((values - mean[:, None]).square(), mask)
+    # the root's slope is infinite at 0, which a single step has
+    return torch.cat([mean, variance.clamp(min=1e-12).sqrt() * (variance > 0)], -1)
+
+
+def pool_frames(values: torch.Tensor, mask: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Means of `size` steps each of `[B, T, D]`, of those where the mask `[B, T]` is True -> `[B, ceil(T / size), D]` and its mask.
+    """
+    missing = -values.shape[1] % size
+    groups = F.pad(values, (0, 0, 0, missing)).unflatten(1, (-1, size))
+    there = F.pad(mask, (0, missing)).unflatten(1, (-1, size))
+    return masked_mean(groups.flatten(0, 1), there.flatten(0, 1)).unflatten(0, groups.shape[:2]), there.any(-1)
+
+
 class GraphFusionGraphAttention(nn.Module):
     r"""
     GAT (arXiv 1710.10903) over nodes that are all connected, each with itself too:

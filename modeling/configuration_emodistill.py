@@ -8,6 +8,7 @@ from .configuration_affectcodec import AffectCodecConfig
 
 
 ENCODERS = ("affectcodec", "hubert", "wav2vec2", "wavlm", "whisper")
+POOLINGS = ("mean", "mean_std")
 TEXT_POOLINGS = ("cls", "mean")
 
 
@@ -33,6 +34,8 @@ class EmoDistillConfig(PreTrainedConfig):
         encoder_config (`PreTrainedConfig` or `dict`, *optional*, defaults to a `HubertConfig`):
             Of the speech encoder, which is part of the student: `hubert`, `wavlm`, `wav2vec2`, `whisper` (its encoder) or
             `affectcodec` (its latents; the codec's decoder is left out).
+        pooling (`str`, *optional*, defaults to `"mean"`):
+            What the projections read of a clip's frames: `"mean"`, or `"mean_std"`, their standard deviation beside it.
         linguistic_size (`int`, *optional*, defaults to 768):
             Width of the linguistic projection, that of the linguistic teacher's embedding (BERT-base: 768).
         prosodic_size (`int`, *optional*, defaults to 512): The same of the prosodic teacher (ResNet: 512).
@@ -68,6 +71,7 @@ class EmoDistillConfig(PreTrainedConfig):
     sub_configs_defaults = {"encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="hubert")}
 
     encoder_config: dict | PreTrainedConfig | None = None
+    pooling: str = "mean"
     linguistic_size: int = 768
     prosodic_size: int = 512
     projection_hidden_size: int = 768
@@ -90,9 +94,16 @@ class EmoDistillConfig(PreTrainedConfig):
             self.encoder_config = AffectCodecConfig(**self.encoder_config)
         super().__post_init__(**kwargs)
 
+    @property
+    def pooled_size(self) -> int:
+        """Width of what the projections read."""
+        return self.encoder_config.hidden_size * (2 if self.pooling == "mean_std" else 1)
+
     def validate_architecture(self):
         if self.encoder_config.model_type not in ENCODERS:
             raise ValueError(f"`encoder_config` must be of one of {ENCODERS}, got {self.encoder_config.model_type!r}")
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"`pooling` must be one of {POOLINGS}, got {self.pooling!r}")
         _check_positive(self, "linguistic_size", "prosodic_size", "projection_hidden_size", "classifier_hidden_size")
         _check_positive(self, "linguistic_temperature", "prosodic_temperature")
         for teacher in ("linguistic", "prosodic"):

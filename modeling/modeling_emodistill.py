@@ -10,7 +10,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from .attention_graph_fusion import masked_mean
+from .attention_graph_fusion import masked_mean, masked_statistics
 from .configuration_emodistill import EmoDistillConfig
 from .layers_emodistill import EmoDistillScaler, check_mask, weighted_cross_entropy
 from .modeling_affectcodec import AffectCodecModel
@@ -41,7 +41,7 @@ class EmoDistillProjections(nn.Module):
 
     def __init__(self, config: EmoDistillConfig):
         super().__init__()
-        size, hidden = config.encoder_config.hidden_size, config.projection_hidden_size
+        size, hidden = config.pooled_size, config.projection_hidden_size
         self.linguistic_hidden = nn.Linear(size, hidden)
         self.prosodic_hidden = None if config.shared_projection else nn.Linear(size, hidden)
         self.dropout = nn.Dropout(config.dropout)
@@ -90,8 +90,8 @@ class EmoDistillPreTrainedModel(PreTrainedModel):
 
 class EmoDistillForAudioClassification(EmoDistillPreTrainedModel):
     """
-    Speech encoder -> mean over the frames -> a linguistic and a prosodic projection, side by side -> head. Neither text nor
-    prosodic features go in; the teachers are no part of it.
+    Speech encoder -> mean over the frames (and standard deviation, by `config.pooling`) -> a linguistic and a prosodic
+    projection, side by side -> head. Neither text nor prosodic features go in; the teachers are no part of it.
 
     In evaluation mode a batch does not change a result: an item of a padded batch gets the logits that it gets alone.
     """
@@ -106,14 +106,18 @@ class EmoDistillForAudioClassification(EmoDistillPreTrainedModel):
             self.encoder = WhisperEncoder._from_config(config.encoder_config)
         else:
             self.encoder = AutoModel.from_config(config.encoder_config)
-        self.scaler = EmoDistillScaler(config.encoder_config.hidden_size)
+        self.scaler = EmoDistillScaler(config.pooled_size)
         self.projections = EmoDistillProjections(config)
         self.head = EmoDistillHead(config)
         self.post_init()
 
     def set_statistics(self, mean: torch.Tensor, std: torch.Tensor):
-        """Mean and standard deviation `[C]` that the encoder's frames, averaged over a clip, are z-scored with."""
+        """Mean and standard deviation `[config.pooled_size]` that what `pool` gives is z-scored with."""
         self.scaler.set_statistics(mean, std)
+
+    def pool(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Frames `(batch, frames, hidden_size)` and their mask -> `(batch, config.pooled_size)`, float32."""
+        return (masked_statistics if self.config.pooling == "mean_std" else masked_mean)(frames.float(), mask)
 
     def freeze_feature_encoder(self):
         """Takes the convolutions under HuBERT, WavLM and wav2vec 2.0 out of training."""
@@ -231,7 +235,7 @@ class EmoDistillForAudioClassification(EmoDistillPreTrainedModel):
                 )
             frames = encoder_hidden_states
             mask = check_mask(encoder_attention_mask, "encoder_attention_mask", frames)
-        pooled = self.scaler(masked_mean(frames.float(), mask)).to(self.head.dense.weight.dtype)
+        pooled = self.scaler(self.pool(frames, mask)).to(self.head.dense.weight.dtype)
         linguistic, prosodic = self.projections(pooled)
         logits = self.head(torch.cat([linguistic, prosodic], dim=-1))
         return EmoDistillOutput(

@@ -18,10 +18,13 @@ from .attention_graph_fusion import (
     GraphFusionGraphAttentionV2,
     GraphFusionMultiHeadAttention,
     masked_mean,
+    masked_statistics,
+    pool_frames,
 )
 from .blocks_graph_fusion import FUSION_CLASSES
 from .configuration_graph_fusion import GraphFusionConfig
 from .encoders_graph_fusion import GraphFusionEncoders, pad_modalities
+from .layers_emodistill import EmoDistillScaler
 
 
 @dataclass
@@ -93,6 +96,21 @@ class GraphFusionProjection(nn.Module):
         return self.dropout(F.relu(self.linear(embedded)))
 
 
+class GraphFusionStatistics(nn.Module):
+    """Mean and standard deviation over time of a sequence of vectors, z-scored, dropout, Linear."""
+
+    def __init__(self, feature_size: int, size: int, config):
+        super().__init__()
+        self.scaler = EmoDistillScaler(2 * feature_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.linear = nn.Linear(2 * feature_size, size)
+
+    def forward(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`values` [B, T, C], `mask` [B, T] -> [B, D]."""
+        scaled = self.scaler(masked_statistics(values, mask)).to(self.linear.weight.dtype)
+        return self.linear(self.dropout(scaled))
+
+
 class GraphFusionAbsence(nn.Module):
     """Puts a learned vector (zero at first) in the place of a modality that an item does not have."""
 
@@ -125,6 +143,7 @@ class GraphFusionPreTrainedModel(PreTrainedModel):
     main_input_name = "input_values"
     input_modalities = ("audio", "text")
     _no_split_modules = ["GraphFusionEncoderLayer"]
+    _keep_in_fp32_modules_strict = ["scaler"]
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -142,6 +161,9 @@ class GraphFusionPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+        elif isinstance(module, EmoDistillScaler):
+            init.zeros_(module.mean)
+            init.ones_(module.std)
         elif isinstance(module, GraphFusionAbsence):
             init.zeros_(module.vector)
         elif isinstance(module, GraphFusionMultiHeadAttention):
@@ -176,6 +198,10 @@ class GraphFusionForAudioClassification(GraphFusionPreTrainedModel):
         self.fusion = FUSION_CLASSES[config.fusion](config)
         fused_size = config.hidden_size * (2 if config.fusion == "hcam" else 1)
         sizes = {n: fused_size if n in config.fused_modalities else config.hidden_size for n in config.modalities}
+        pooled = [n for n in config.fused_modalities if config.pooled_statistics and n in config.feature_sizes]
+        self.statistics = nn.ModuleDict(
+            {name: GraphFusionStatistics(config.feature_sizes[name], fused_size, config) for name in pooled}
+        )
         self.absences = nn.ModuleDict({name: GraphFusionAbsence(size) for name, size in sizes.items()})
         size = sum(sizes.values())
         self.head = (
@@ -319,6 +345,8 @@ class GraphFusionForAudioClassification(GraphFusionPreTrainedModel):
             if name not in self.config.fused_modalities:
                 vectors[name] = masked_mean(self.projections[name](embedded), mask)
                 continue
+            if name in self.config.frame_pooling:
+                embedded, mask = pool_frames(embedded, mask, self.config.frame_pooling[name])
             if self.config.fusion == "concat":
                 embedded, mask = masked_mean(embedded, mask)[:, None], mask.any(-1, keepdim=True)
             states[name], step_masks[name] = self.projections[name](embedded), mask
@@ -327,6 +355,9 @@ class GraphFusionForAudioClassification(GraphFusionPreTrainedModel):
             states = {name: states[name] for name in self.config.fused_modalities if name in states}
             fused, attentions = self.fusion(states, step_masks, output_attentions)
             vectors |= fused
+        for name, statistics in self.statistics.items():
+            if name in vectors:
+                vectors[name] = vectors[name] + statistics(values[name], masks[name])
         for name, absence in self.absences.items():
             if name in vectors:
                 vectors[name] = absence(vectors[name], masks[name].any(-1))

@@ -50,7 +50,9 @@ class EmoDistillRecipe:
     language that the column `language` or, for all clips, `language` here says. `folds` lists the speakers of each fold's
     `test` and `validation`, all others being trained on; `None`: one speaker (or `speakers_per_fold`) after the other is
     tested, and the next validate. With `train_text_encoder` or `train_encoder` false the text or the speech encoder stays as it
-    is, and runs once; `lora` holds arguments of `peft.LoraConfig`.
+    is, and runs once; `lora` holds arguments of `peft.LoraConfig`. With `cross_fit` the logits that the student learns from
+    are those of teachers trained without the clip's speaker: the training speakers are dealt into so many parts. Embeddings
+    stay the one teacher's, since those of several networks are not of one space.
     """
 
     name: str
@@ -74,6 +76,7 @@ class EmoDistillRecipe:
     class_weighting: bool = True
     folds: list[dict] | None = None
     speakers_per_fold: int = 1
+    cross_fit: int | None = None
     seed: int = 0
 
     def to_dict(self) -> dict:
@@ -100,11 +103,13 @@ def load_recipe(path: Path, data_root: str = "data", overrides: Sequence[str] = 
 @dataclass
 class EmotionClips(LabelledClips):
     """
-    Clips with their transcripts; `opensmile` holds the descriptors `[T', 25]`, `streams` the speech encoder's frames of a
-    clip, averaged, `[1, C]`, where the encoder is not trained.
+    Clips with their transcripts; `opensmile` holds the descriptors `[T', 25]`, `streams` two vectors `[2, C]` with the mean and
+    the standard deviation of the speech encoder's frames of a clip, where the encoder is not trained, `text_embeddings` what the
+    text encoder says, `[N, D]`, where that is not trained.
     """
 
     transcripts: list[str] = field(default_factory=list)
+    text_embeddings: torch.Tensor | None = None
 
     @property
     def waveforms(self) -> list[np.ndarray]:
@@ -194,10 +199,10 @@ def load_descriptors(clips: EmotionClips, path: Path) -> list[np.ndarray]:
 
 def load_frames(encode: Callable, settings: dict, clips: EmotionClips, folder: Path) -> list[torch.Tensor]:
     """
-    What the speech encoder makes of each clip, `[1, C]` float32; kept in a folder.
+    What the speech encoder makes of each clip, `[2, C]` float32; kept in a folder.
 
     Args:
-        encode: Waveform `[T]` at 16 kHz -> `[1, C]`.
+        encode: Waveform `[T]` at 16 kHz -> `[2, C]`.
         settings: What the content depends on, see [`fit_kmeans.StreamCache`].
         clips: The clips.
         folder: Of the cache.

@@ -55,7 +55,7 @@ from transformers import (
 
 from hf_affectcodec.metrics.classification import classification_scores
 from hf_affectcodec.metrics.statistics import summarize
-from hf_affectcodec.modeling.attention_graph_fusion import masked_mean
+from hf_affectcodec.modeling.attention_graph_fusion import masked_statistics
 from hf_affectcodec.modeling.configuration_emodistill import (
     EmoDistillConfig,
     EmoDistillLinguisticTeacherConfig,
@@ -184,12 +184,13 @@ def text_batches(clips: EmotionClips, tokenizer) -> Callable:
 
 
 def embedding_batches(clips: EmotionClips, tokenizer, teacher: EmoDistillLinguisticTeacher) -> Callable:
-    """For a text encoder that is not trained: it runs here, once."""
-    read = text_batches(clips, tokenizer)
-    with torch.no_grad():
-        parts = [teacher.eval().embed(**read(range(i, min(i + 32, len(clips))))) for i in range(0, len(clips), 32)]
-    embeddings = torch.cat(parts)
-    return lambda rows: {"embeddings": embeddings[rows]}
+    """For a text encoder that is not trained: it runs once, and `clips` keep what it says."""
+    if clips.text_embeddings is None:
+        read, starts = text_batches(clips, tokenizer), range(0, len(clips), 32)
+        with torch.no_grad():
+            parts = [teacher.eval().embed(**read(range(i, min(i + 32, len(clips))))) for i in starts]
+        clips.text_embeddings = torch.cat(parts)
+    return lambda rows: {"embeddings": clips.text_embeddings[rows]}
 
 
 def descriptor_batches(clips: EmotionClips) -> Callable:
@@ -259,15 +260,41 @@ PREPARE_TEACHER = {"linguistic": prepare_linguistic, "prosodic": prepare_prosodi
 
 
 def run_teacher(name: str, recipe: EmoDistillRecipe, clips: EmotionClips, fold: int, folder: Path):
-    """Trains and tests one teacher of a fold, and writes it and what it says of all clips."""
+    """Trains and tests one teacher of a fold, and writes it and what it (or its held-out twins) says of all clips."""
     train, validation, test = split_rows(recipe, clips.speakers, fold)
     teacher, reader, make_batch, training = PREPARE_TEACHER[name](recipe, clips, train)
     teacher, said, history = train_teacher(teacher, make_batch, clips, train, validation, training, recipe.seed)
+    if recipe.cross_fit is not None:
+        said.logits[train] = held_out_logits(name, recipe, clips, train, validation)
     teacher.save_pretrained(folder / f"{name}_teacher")
     reader.save_pretrained(folder / f"{name}_teacher")
     write_predictions(folder / f"{name}_teacher.json", clips, test, said.logits[test], history)
     metadata = {"names": json.dumps(clips.names), "train": json.dumps([clips.names[row] for row in train])}
     save_file(asdict(said), folder / f"{name}_teacher.safetensors", metadata=metadata)
+
+
+def held_out_logits(
+    name: str, recipe: EmoDistillRecipe, clips: EmotionClips, train: list[int], validation: list[int]
+) -> torch.Tensor:
+    """
+    What teachers say of the training clips when they were not trained on them: the training speakers in `recipe.cross_fit`
+    parts, and for each a teacher of the other parts. (A teacher is surer of its own training clips than it has reason to be.)
+
+    Returns:
+        `torch.Tensor` `[len(train), num_labels]`.
+    """
+    speakers = sorted({clips.speakers[row] for row in train})
+    if not 2 <= recipe.cross_fit <= len(speakers):
+        raise ValueError(f"`cross_fit` must lie in 2..{len(speakers)} (training speakers), got {recipe.cross_fit}")
+    logits = torch.full((len(train), len(recipe.labels)), torch.nan)
+    for part in range(recipe.cross_fit):
+        left_out = speakers[part :: recipe.cross_fit]
+        rest = [row for row in train if clips.speakers[row] not in left_out]
+        teacher, _, make_batch, training = PREPARE_TEACHER[name](recipe, clips, rest)
+        _, said, _ = train_teacher(teacher, make_batch, clips, rest, validation, training, recipe.seed)
+        places = [place for place, row in enumerate(train) if clips.speakers[row] in left_out]
+        logits[places] = said.logits[[train[place] for place in places]]
+    return logits
 
 
 def load_teacher(path: Path, clips: EmotionClips, train: list[int]) -> TeacherOutputs:
@@ -338,14 +365,19 @@ def extract(extractor, waveforms: list[np.ndarray]) -> dict:
 
 
 def frame_encoder(student: EmoDistillForAudioClassification, extractor) -> Callable:
-    """Waveform [T] -> the mean of the speech encoder's frames, [1, C]; with it for a frame the student says the same."""
+    """
+    Waveform [T] -> two vectors [2, C] with the mean and the standard deviation of the speech encoder's frames: one below the
+    other above the mean by the deviation. With these for frames the student says the same.
+    """
     if torch.accelerator.is_available():
         student = student.to(torch.accelerator.current_accelerator())
     student.eval()
 
     @torch.no_grad()
     def encode(waveform: torch.Tensor) -> torch.Tensor:
-        return masked_mean(*student.encode(**extract(extractor, [waveform.numpy()]).to(student.device)))
+        frames, mask = student.encode(**extract(extractor, [waveform.numpy()]).to(student.device))
+        mean, deviation = masked_statistics(frames.float(), mask)[0].chunk(2)
+        return torch.stack([mean - deviation, mean + deviation])
 
     return encode
 
@@ -385,7 +417,8 @@ def train_student(
         `tuple`: the student, in evaluation mode, and its history.
     """
     if recipe.standardize and not recipe.train_encoder:
-        student.set_statistics(*_mean_and_std(torch.cat([clips.streams[row] for row in train])))
+        frames = torch.stack([clips.streams[row] for row in train])
+        student.set_statistics(*_mean_and_std(student.pool(frames, torch.ones(frames.shape[:2]))))
     if recipe.lora is not None:
         add_lora(student, recipe.lora)
 
@@ -496,7 +529,7 @@ def run_students(args, recipe: EmoDistillRecipe, clips: EmotionClips, cache: Pat
     if not recipe.train_encoder:
         student, extractor = build_student(recipe, clips.labels, teacher_sizes(recipe))
         digest = weights_sha256(student.encoder)
-        settings = {"model": recipe.encoder, "weights_sha256": digest, "names": clips.names}
+        settings = {"model": recipe.encoder, "weights_sha256": digest, "names": clips.names, "content": "mean, std"}
         clips.streams = load_frames(frame_encoder(student, extractor), settings, clips, cache / "frames")
     teachers_dir = args.output_dir if args.teachers_dir is None else args.teachers_dir
     for fold, folder in _folders(args, recipe, clips):

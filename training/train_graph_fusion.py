@@ -33,6 +33,7 @@ from tqdm.auto import tqdm
 from train_token_fusion import macro_f1, split_by_speaker
 
 from hf_affectcodec.metrics.statistics import summarize
+from hf_affectcodec.modeling.attention_graph_fusion import masked_statistics
 from hf_affectcodec.modeling.configuration_graph_fusion import GraphFusionConfig
 from hf_affectcodec.modeling.encoders_graph_fusion import pad_modalities
 from hf_affectcodec.modeling.feature_extraction_graph_fusion import GraphFusionFeatureExtractor
@@ -48,6 +49,10 @@ class GraphFusionRecipe:
 
     `sampling` is `None` (every item once an epoch) or a schedule of [`sampling.scheduled_weights`]. `standardize` names the
     modalities whose channels are z-scored with the training speakers' statistics, which are stored in the first layer (ours).
+    `keep_best`: the epoch with the best macro-F1 on the validation speakers, else the last: with one validation speaker the best
+    is chance. `patience` stops after so many epochs without a better one, and needs `keep_best`. With `train_on_validation` the
+    validation speakers are trained on too: for a last run, when the settings are chosen. `group_by_length` makes batches of
+    clips of like lengths, which need less padding.
     """
 
     name: str
@@ -68,6 +73,9 @@ class GraphFusionRecipe:
     weight_decay: float = 1e-3
     betas: list[float] | tuple[float, float] = (0.9, 0.98)
     max_grad_norm: float = 10.0
+    keep_best: bool = True
+    train_on_validation: bool = False
+    group_by_length: bool = False
     mixed_precision: str = "no"
 
 
@@ -102,6 +110,11 @@ class FeatureItems(torch.utils.data.Dataset):
 
     def __len__(self):
         return len(self.names)
+
+    def length(self, row: int) -> int:
+        """Steps of a clip's longest modality."""
+        name = self.names[row]
+        return max(len(values[name]) for values in self.features.values() if name in values)
 
     def __getitem__(self, index: int) -> dict:
         name = self.names[index]
@@ -143,6 +156,10 @@ def build_model(recipe: GraphFusionRecipe, items: FeatureItems, train: list[int]
         stored = items.features[modality]
         frames = torch.cat([stored[items.names[row]].double() for row in train if items.names[row] in stored])
         fold_statistics(model.projections[modality].linear, frames.mean(0), frames.std(0).clamp(min=1e-6))
+        if modality in model.statistics:
+            clips = [stored[items.names[row]].float()[None] for row in train if items.names[row] in stored]
+            pooled = torch.cat([masked_statistics(clip, torch.ones(clip.shape[:2])) for clip in clips])
+            model.statistics[modality].scaler.set_statistics(pooled.mean(0), pooled.std(0).clamp(min=1e-6))
     return model
 
 
@@ -179,6 +196,18 @@ def epoch_rows(recipe: GraphFusionRecipe, labels: list[int], epoch: int, generat
     return generator.choice(len(labels), len(labels), p=weights / weights.sum()).tolist()
 
 
+def grouped_by_length(order: list[int], lengths: Sequence[int], batch_size: int, generator: np.random.Generator):
+    """
+    The order with clips of like lengths side by side: each 8 batches are sorted, and then all batches put in random order (a
+    short one last).
+    """
+    part = 8 * batch_size
+    parts = [sorted(order[i : i + part], key=lambda position: lengths[position]) for i in range(0, len(order), part)]
+    batches = [rows[i : i + batch_size] for rows in parts for i in range(0, len(rows), batch_size)]
+    full = len(order) // batch_size
+    return [row for index in [*generator.permutation(full), *range(full, len(batches))] for row in batches[index]]
+
+
 def train_step(model, optimizer, batch: dict, accelerator, recipe: GraphFusionRecipe, generator) -> float:
     """One step of the optimizer; returns the loss."""
     batch = {key: _to(value, accelerator.device) for key, value in batch.items()}
@@ -198,14 +227,19 @@ def train_step(model, optimizer, batch: dict, accelerator, recipe: GraphFusionRe
 
 def train_model(model, items: FeatureItems, train: list[int], validation: list[int], recipe: GraphFusionRecipe):
     """
-    Trains; the weights of the epoch with the best macro-F1 on the validation rows are kept.
+    Trains; with `recipe.keep_best` the weights of the epoch with the best macro-F1 on the validation rows are kept.
 
     Returns:
-        `tuple`: the model, in evaluation mode, and a list of one dictionary an epoch (`loss`, `validation_macro_f1`).
+        `tuple`: the model, in evaluation mode, and a list of one dictionary an epoch (`loss`, `validation_macro_f1` where
+        there are validation rows).
     """
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=recipe.mixed_precision)
     if accelerator.num_processes > 1:
         raise ValueError("graph fusion trains in one process; give each process its own `--fold`")
+    if recipe.patience is not None and not recipe.keep_best:
+        raise ValueError("`patience` needs `keep_best`")
+    if recipe.keep_best and not validation:
+        raise ValueError("`keep_best` needs validation clips")
     unknown = sorted(set(recipe.seq_aug) - set(model.config.feature_sizes))
     if unknown:
         raise ValueError(f"`seq_aug` names {unknown}; vectors are {sorted(model.config.feature_sizes)}")
@@ -215,11 +249,14 @@ def train_model(model, items: FeatureItems, train: list[int], validation: list[i
     )
     model, optimizer = accelerator.prepare(model, optimizer)
     labels = [items.labels[row] for row in train]
+    lengths = [items.length(row) for row in train]
     expected = [items.labels[row] for row in validation]
     steps, step, best, history = recipe.epochs * math.ceil(len(train) / recipe.batch_size), 0, (-1.0, 0, None), []
     for epoch in tqdm(range(recipe.epochs), desc="epochs", leave=False):
         model.train()
         order, losses = epoch_rows(recipe, labels, epoch, generator), []
+        if recipe.group_by_length:
+            order = grouped_by_length(order, lengths, recipe.batch_size, generator)
         for start in range(0, len(order), recipe.batch_size):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, recipe)
@@ -227,20 +264,26 @@ def train_model(model, items: FeatureItems, train: list[int], validation: list[i
             batch = collate([items[row] for row in rows], model.config)
             losses.append(train_step(model, optimizer, batch, accelerator, recipe, generator))
             step += 1
+        history.append({"epoch": epoch, "loss": float(np.mean(losses))})
+        if not validation:
+            continue
         score = macro_f1(predict(model, items, validation), expected)
-        history.append({"epoch": epoch, "loss": float(np.mean(losses)), "validation_macro_f1": score})
-        if score > best[0]:
+        history[-1]["validation_macro_f1"] = score
+        if recipe.keep_best and score > best[0]:
             best = (score, epoch, copy.deepcopy(model.state_dict()))
         if recipe.patience is not None and epoch - best[1] >= recipe.patience:
             break
     model = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    model.load_state_dict(best[2])
+    if recipe.keep_best:
+        model.load_state_dict(best[2])
     return model.eval(), history
 
 
 def run_fold(recipe: GraphFusionRecipe, items: FeatureItems, fold: int, folder: Path):
     """Trains and tests one fold, and writes its model and predictions."""
     train, validation, test = split_by_speaker(items.speakers, fold, recipe.speakers_per_fold)
+    if recipe.train_on_validation:
+        train, validation = sorted(train + validation), []
     model = build_model(recipe, items, train)
     model, history = train_model(model, items, train, validation, recipe)
     model.save_pretrained(folder / "model")

@@ -75,7 +75,7 @@ def make_student(kind="hubert", **changes) -> EmoDistillForAudioClassification:
     encoder = ENCODERS[kind]()
     config = EmoDistillConfig(encoder_config=encoder, initializer_range=0.5, **{**WIDTHS, **LABELS, **changes})
     student = EmoDistillForAudioClassification(config).eval()
-    student.set_statistics(torch.randn(encoder.hidden_size), torch.rand(encoder.hidden_size) + 0.5)
+    student.set_statistics(torch.randn(config.pooled_size), torch.rand(config.pooled_size) + 0.5)
     return student
 
 
@@ -102,22 +102,29 @@ def test_a_batch_changes_nothing(kind):
     assert (together - alone).abs().max() <= 1e-5 * max(1, together.abs().max())
 
 
+@pytest.mark.parametrize("pooling", ["mean", "mean_std"])
 @pytest.mark.parametrize("kind", list(ENCODERS))
-def test_frames_encoded_beforehand_say_the_same(kind):
-    student, inputs = make_student(kind), extract(kind, [noise(0.4), noise(0.9, 1)])
+def test_frames_encoded_beforehand_say_the_same(kind, pooling):
+    student, inputs = make_student(kind, pooling=pooling), extract(kind, [noise(0.4), noise(0.9, 1)])
     with torch.no_grad():
         frames, mask = student.encode(**inputs)
         found = student(encoder_hidden_states=frames, encoder_attention_mask=mask)
         assert mask.sum(1).tolist() == ([20, 45] if kind in ("whisper", "affectcodec") else [19, 44])
         assert found.logits.equal(student(**inputs).logits)
-        # the mean of the frames is all that the student reads of them
-        means = torch.stack([item[valid].mean(0, keepdim=True) for item, valid in zip(frames, mask, strict=True)])
-        torch.testing.assert_close(student(encoder_hidden_states=means).logits, found.logits)
+        # their mean and deviation are all that the student reads of them, and two vectors can have both
+        valid = [item[there] for item, there in zip(frames, mask, strict=True)]
+        pairs = torch.stack(
+            [torch.stack([x.mean(0) + sign * x.std(0, correction=0) for sign in (-1, 1)]) for x in valid]
+        )
+        torch.testing.assert_close(student(encoder_hidden_states=pairs).logits, found.logits, rtol=1e-4, atol=1e-5)
+        means = pairs.mean(1, keepdim=True)
+        same = torch.allclose(student(encoder_hidden_states=means).logits, found.logits, rtol=1e-4, atol=1e-5)
+        assert same == (pooling == "mean")
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_student_against_a_loop(shared):
-    student = make_student(shared_projection=shared)
+@pytest.mark.parametrize("shared, pooling", [(False, "mean"), (True, "mean"), (False, "mean_std")])
+def test_student_against_a_loop(shared, pooling):
+    student = make_student(shared_projection=shared, pooling=pooling)
     frames = torch.randn(2, 5, 12)
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
     labels = torch.tensor([2, 0])
@@ -134,7 +141,12 @@ def test_student_against_a_loop(shared):
     losses = []
     for b, length in enumerate((5, 2)):
         mean = [sum(float(frames[b, t, c]) for t in range(length)) / length for c in range(12)]
-        z = [(mean[c] - w["scaler.mean"][c]) / w["scaler.std"][c] for c in range(12)]
+        if pooling == "mean_std":
+            mean += [
+                math.sqrt(sum((float(frames[b, t, c]) - mean[c]) ** 2 for t in range(length)) / length)
+                for c in range(12)
+            ]
+        z = [(x - w["scaler.mean"][c]) / w["scaler.std"][c] for c, x in enumerate(mean)]
         hidden = [gelu(x) for x in linear("projections.linguistic_hidden", z)]
         words = linear("projections.linguistic_out", hidden)
         if not shared:
@@ -369,6 +381,7 @@ def test_mean_pooling_leaves_padding_out(tmp_path):
         (lambda: EmoDistillConfig(prosodic_temperature=0.0), r"`prosodic_temperature` must be positive, got 0\.0"),
         (lambda: EmoDistillConfig(linguistic_logit_weight=-1.0), "`linguistic_logit_weight` must not be negative"),
         (lambda: EmoDistillConfig(class_weights=[1.0]), r"`class_weights` must have one weight a label \(2\)"),
+        (lambda: EmoDistillConfig(pooling="max"), "`pooling` must be one of"),
         (lambda: EmoDistillProsodicTeacherConfig(depths=[1]), "`depths` must have one entry for each of"),
         (lambda: EmoDistillProsodicTeacherConfig(kernel_size=4), "`kernel_size` must be odd, got 4"),
         (lambda: EmoDistillLinguisticTeacherConfig(pooling="max"), "`pooling` must be one of"),

@@ -15,6 +15,7 @@ from hf_affectcodec.modeling.attention_graph_fusion import (
     GraphFusionGraphAttentionV2,
     GraphFusionMultiHeadAttention,
     masked_mean,
+    masked_statistics,
 )
 from hf_affectcodec.modeling.blocks_graph_fusion import GraphFusionHcam
 from hf_affectcodec.modeling.coattention_graph_fusion import GraphFusionCoAttention
@@ -222,6 +223,46 @@ def test_pooling_and_mean_by_hand():
     torch.testing.assert_close(pooling(x, mask)[0], torch.tensor([[(2 * 1 + 4 * 2) / 6, (1 * 0 + 2 * 1) / 3]]))
     assert masked_mean(x, mask).tolist() == [[1.5, 0.5]]
     assert masked_mean(x, ~mask & False).tolist() == [[0.0, 0.0]]
+    assert masked_statistics(x, mask).tolist() == [[1.5, 0.5, 0.5, 0.5]]
+    # a step by itself has no deviation, and a gradient all the same
+    alone = x[:, :1].clone().requires_grad_()
+    pooled = masked_statistics(alone, mask[:, :1])
+    assert pooled.tolist() == [[1.0, 0.0, 0.0, 0.0]]
+    pooled.sum().backward()
+    assert alone.grad.tolist() == [[[1.0, 1.0]]]
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_frame_pooling_is_a_mean_of_steps(fusion):
+    model, plain = tiny_model(fusion=fusion, frame_pooling={"audio": 3, "text": 2}), tiny_model(fusion=fusion)
+    plain.load_state_dict(model.state_dict())
+    features, masks = padded([clip(7, 4, 6), clip(2, 3, 2, 1)], extra=1)
+    for item, lengths in enumerate(({"audio": 7, "text": 4}, {"audio": 2, "text": 3})):
+        means = {"f0": features["f0"][item : item + 1, : int(masks["f0"][item].sum())]}
+        for name, size in (("audio", 3), ("text", 2)):
+            steps = features[name][item, : lengths[name]].split(size)
+            means[name] = torch.stack([group.mean(0) for group in steps])[None]
+        torch.testing.assert_close(model(features, masks).logits[item], plain(means).logits[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_pooled_statistics_are_added_to_the_vectors(fusion):
+    model = tiny_model(fusion=fusion, pooled_statistics=True)
+    assert list(model.statistics) == ["audio", "text"]  # fused, and vectors
+    for name, size in (("audio", 6), ("text", 5)):
+        model.statistics[name].scaler.set_statistics(torch.full((2 * size,), 0.25), torch.full((2 * size,), 2.0))
+    features = clip(7, 4, 6)
+    with torch.no_grad():
+        vectors = model(features).modality_vectors
+        plain = tiny_model(fusion=fusion)
+        plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("statistics.")})
+        for name, values in plain(features).modality_vectors.items():
+            if name in model.statistics:
+                frames = features[name][0].double().numpy()
+                pooled = torch.tensor([*frames.mean(0), *frames.std(0)])
+                linear = model.statistics[name].linear
+                values = values + linear(((pooled - 0.25) / 2).float())
+            torch.testing.assert_close(vectors[name], values, rtol=1e-4, atol=1e-5)
 
 
 def test_swiglu_by_hand():
@@ -277,6 +318,8 @@ VARIANTS = [{"fusion": fusion} for fusion in FUSIONS] + [
     {"fusion": "mdat", "fused_modalities": ("f0", "audio", "text")},
     {"fusion": "hcam", "fused_modalities": ("audio", "f0", "text")},
     {"fusion": "concat", "fused_modalities": ("audio", "f0")},
+    {"fusion": "mdat", "pooled_statistics": True, "frame_pooling": {"audio": 2}},
+    {"fusion": "hcam", "fused_modalities": ("audio", "f0"), "pooled_statistics": True},
 ]
 
 
@@ -485,6 +528,8 @@ def test_bad_input_is_named(arguments, message):
         ({"feature_sizes": {"a b": 3}}, "identifiers"),
         ({"graph_num_heads": 3}, "`graph_num_heads`"),
         ({"class_weights": [1.0]}, "`class_weights`"),
+        ({"frame_pooling": {"f0": 2}}, "`frame_pooling`"),
+        ({"frame_pooling": {"audio": 0}}, "`frame_pooling`"),
         ({"modality_dropout": 1.0}, "`modality_dropout`"),
     ],
 )

@@ -276,6 +276,7 @@ def test_card():
     rows = [line for line in card.text.splitlines() if line.startswith("| ") and line.count("|") == 6]
     assert len(rows) == 5 and rows[1].startswith(f"| **this student** | {score} |")
     assert "angry, calm. 21.3 M parameters" in card.text and "| weights | GPL-2.0 |" in card.text
+    assert "dealt into 3 parts |\n| temperatures |" in card.text
     assert "undistilled" not in ModelCard(template.render({**values, "undistilled": None})).text
 
 
@@ -290,6 +291,53 @@ def test_ablations_take_the_teachers_of_another_run(study):
     with pytest.raises(ValueError, match="was trained on other clips than the student's"):
         (study / "out/fold-00").rename(study / "out/fold-01")
         run(study, "student", *weights, "--fold", "1", "--teachers-dir", str(study / "out"), out="prosodic-only")
+
+
+def test_cross_fitting_gives_what_was_said_of_a_speaker_unheard(study, monkeypatch):
+    """A teacher that knows its training clips by heart and no other: what the student learns from holds none of that."""
+
+    def by_heart(teacher, make_batch, clips, train, validation, training, seed):
+        logits = torch.zeros(len(clips), 2)
+        for row in train:
+            logits[row, clips.labels[row]] = 9.0
+        number = len({clips.speakers[row] for row in train})
+        embeddings = torch.full((len(clips), 8), float(number))
+        return teacher, train_emodistill.TeacherOutputs(logits, embeddings), []
+
+    monkeypatch.setattr(train_emodistill, "train_teacher", by_heart)
+    recipe = load_recipe(study / "recipe.yaml", str(study), ["cross_fit=2"])
+    clips = emodistill_data.load_emotion_clips(recipe)
+    clips.speakers = [f"{speaker}-{row % 2}" for row, speaker in enumerate(clips.speakers)]
+    recipe.folds = [{"test": ["ada-0"], "validation": ["ada-1"]}]
+    clips.opensmile = [np.zeros((3, 25), dtype=np.float32)] * len(clips)
+    train, _, _ = split_rows(recipe, clips.speakers, 0)
+    for parts, known in ((None, 9.0), (2, 0.0), (4, 0.0)):
+        recipe.cross_fit = parts
+        train_emodistill.run_teacher("prosodic", recipe, clips, 0, study)
+        said = train_emodistill.load_teacher(study / "prosodic_teacher.safetensors", clips, train)
+        assert said.logits[train].amax(1).tolist() == [known] * len(train)
+        assert said.embeddings.eq(4).all()  # of the teacher of all four speakers
+    recipe.cross_fit = 5
+    with pytest.raises(ValueError, match=r"`cross_fit` must lie in 2\.\.4"):
+        train_emodistill.run_teacher("prosodic", recipe, clips, 0, study)
+
+
+def test_cross_fitted_logits_are_those_of_teachers_of_the_others(study):
+    recipe = load_recipe(study / "recipe.yaml", str(study), ["cross_fit=2", "prosodic_training.epochs=2"])
+    clips = emodistill_data.load_emotion_clips(recipe)
+    clips.opensmile = emodistill_data.load_descriptors(clips, study / "descriptors.safetensors")
+    clips.speakers = [f"{speaker}-{row % 2}" for row, speaker in enumerate(clips.speakers)]
+    train, validation = [row for row, speaker in enumerate(clips.speakers) if "ada" not in speaker], [0, 1]
+    logits = train_emodistill.held_out_logits("prosodic", recipe, clips, train, validation)
+    # bob-0 and cleo-0 are one part, bob-1 and cleo-1 the other
+    for part in (0, 1):
+        others = [row for row in train if row % 2 != part]
+        teacher = train_emodistill.build_prosodic_teacher(recipe, clips, others)
+        batches = train_emodistill.descriptor_batches(clips)
+        settings = recipe.prosodic_training
+        _, said, _ = train_emodistill.train_teacher(teacher, batches, clips, others, validation, settings, recipe.seed)
+        places = [place for place, row in enumerate(train) if row % 2 == part]
+        torch.testing.assert_close(logits[places], said.logits[[train[place] for place in places]])
 
 
 # by peft, which asks the model

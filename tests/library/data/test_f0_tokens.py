@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.signal import lfilter
 
 from hf_affectcodec.data.f0_tokens import f0_to_tokens, hz_to_mel, stretch_track, tokens_to_f0
 from hf_affectcodec.data.f0_tracking import _viterbi, crepe_f0
@@ -89,6 +90,31 @@ def test_crepe_finds_no_pitch_in_silence_and_little_in_noise():
     for waveform, most in ((np.zeros(8000), 0), (1e-4 * noise, 0), (0.1 * noise, 0.2)):
         f0, _ = crepe_f0(waveform, SAMPLING_RATE, hop_length=320, model="tiny")
         assert (f0 > 0).mean() <= most
+
+
+def whispered(rng: np.random.Generator) -> np.ndarray:
+    """Noise through three formants."""
+    signal = rng.standard_normal(SAMPLING_RATE)
+    for frequency, bandwidth in ((600, 90), (1400, 110), (2600, 160)):
+        radius, angle = np.exp(-np.pi * bandwidth / SAMPLING_RATE), 2 * np.pi * frequency / SAMPLING_RATE
+        signal = lfilter([1.0], [1.0, -2 * radius * np.cos(angle), radius**2], signal)
+    return (0.1 * signal / signal.std()).astype(np.float32)
+
+
+def creaking(rng: np.random.Generator) -> np.ndarray:
+    """Pulses 22 to 40 ms apart (25 to 45 Hz, below the range), irregularly, through one formant."""
+    pulses = np.zeros(SAMPLING_RATE)
+    pulses[np.cumsum(rng.uniform(1 / 45, 1 / 25, 24) * SAMPLING_RATE).astype(int)] = 1
+    radius, angle = np.exp(-np.pi * 100 / SAMPLING_RATE), 2 * np.pi * 700 / SAMPLING_RATE
+    signal = lfilter([1.0], [1.0, -2 * radius * np.cos(angle), radius**2], pulses)
+    return (0.1 * signal / signal.std()).astype(np.float32)
+
+
+@pytest.mark.parametrize("sound", [whispered, creaking])
+def test_crepe_finds_no_pitch_in_whisper_and_creak(sound):
+    rng = np.random.default_rng(0)
+    f0, _ = crepe_f0(sound(rng), SAMPLING_RATE, hop_length=320, model="tiny")
+    assert (f0 > 0).mean() <= 0.1
 
 
 def test_quiet_speech_is_told_from_silence_by_its_level():

@@ -19,7 +19,9 @@ from .screening import MIN_ATTENTION
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m hf_affectcodec.benchmarks.listening", description=__doc__.strip().split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m hf_affectcodec.benchmarks.listening", description=__doc__.strip().split("\n\n")[0]
+    )
     parser.add_argument(
         "answers", type=Path, nargs="+", help="JSON lines, or .parquet; several files are taken together"
     )
