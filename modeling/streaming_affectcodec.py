@@ -10,8 +10,9 @@ class AffectCodecStream:
     """
     `batch_size` streams that a causal model encodes, decodes or both, chunk by chunk. [`AffectCodecModel.streaming`] makes one.
 
-    However a recording is cut into chunks, its codes are those of `model.encode` and its samples those of `model.decode`. The
-    items of a batch are streams of their own: `num_samples` and `num_frames` say how much of a chunk is whose, and may be 0.
+    However a recording is cut into chunks, its codes are those of `model.encode` and its samples those of `model.decode`, up to
+    rounding in float32 (kernels differ by length; a frame midway between two codes may tip). The items of a batch are
+    streams of their own: `num_samples` and `num_frames` say how much of a chunk is whose, and may be 0.
 
     Encoding waits for whole frames (`hop_length` samples); decoding is late by `delay` samples (0 for the `seanet` backbone),
     so the algorithmic latency is `hop_length + delay` samples. Guidance attends to all that a stream has had, so its memory
