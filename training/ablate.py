@@ -23,7 +23,7 @@ from recipe import load_recipe
 from hf_affectcodec.benchmarks.evaluate_codec import CodecEvaluation, evaluate
 from hf_affectcodec.benchmarks.rows import dump
 from hf_affectcodec.benchmarks.settings import config_path
-from hf_affectcodec.metrics.statistics import bootstrap_interval, paired_differences, paired_permutation_test
+from hf_affectcodec.metrics.statistics import compare_pairs
 from hf_affectcodec.settings import build_dataclass, read_yaml
 
 
@@ -128,7 +128,7 @@ def read_clips(path: Path, folders: dict[str, list[Path]], columns) -> dict[str,
 
 def differences(clips: dict[str, dict[str, np.ndarray]], compare_to: str) -> dict[str, dict]:
     """
-    Per recipe and column: `{"mean", "low", "high", "p", "by_seed"}` of its difference to the recipe `compare_to`.
+    Per recipe and column: `{"n", "difference", "low", "high", "p", "by_seed"}` of its difference to the recipe `compare_to`.
 
     Values are averaged over seeds, then paired clip by clip: `low` and `high` bound 95 % of a bootstrap over clips, `p` is of
     a two-sided paired permutation test, not corrected for the number of tests. Both speak of other clips, not of other
@@ -142,16 +142,9 @@ def differences(clips: dict[str, dict[str, np.ndarray]], compare_to: str) -> dic
         found[name] = {}
         for column in columns.keys() & base.keys():
             ours, theirs = columns[column], base[column]
-            paired = paired_differences(ours.mean(axis=0), theirs.mean(axis=0))
-            low, high = bootstrap_interval(paired)
             found[name][column] = {
-                "mean": float(paired.mean()),
-                "low": low,
-                "high": high,
-                "p": paired_permutation_test(ours.mean(axis=0), theirs.mean(axis=0)),
-                "by_seed": [
-                    float(np.mean(paired_differences(one, other))) for one, other in zip(ours, theirs, strict=True)
-                ],
+                **compare_pairs(ours.mean(axis=0), theirs.mean(axis=0)),
+                "by_seed": [compare_pairs(one, other)["difference"] for one, other in zip(ours, theirs, strict=True)],
             }
     return found
 
@@ -169,9 +162,12 @@ def differences_markdown(found: dict[str, dict], columns: dict[str, dict], compa
         texts = []
         for name in names:
             cell, digits = cells[name], columns[name]["digits"] + 1
+            if cell["n"] == 0:
+                texts.append("-")
+                continue
             same_sign = min(cell["by_seed"]) > 0 or max(cell["by_seed"]) < 0
             texts.append(
-                f"{cell['mean']:+.{digits}f} [{cell['low']:+.{digits}f}, {cell['high']:+.{digits}f}], p {cell['p']:.2g}"
+                f"{cell['difference']:+.{digits}f} [{cell['low']:+.{digits}f}, {cell['high']:+.{digits}f}], p {cell['p']:.2g}"
                 + ("" if same_sign else " (seeds disagree)")
             )
         lines.append(f"| {recipe} | " + " | ".join(texts) + " |")

@@ -29,7 +29,7 @@ def test_two_recipes_two_seeds(data_root, tmp_path, monkeypatch):  # noqa: F811
     found = json.loads((tmp_path / "runs/differences-held-out.json").read_text())
     assert list(found) == ["no-adversary"]
     expected = rows[1]["lsd"]["mean"] - rows[0]["lsd"]["mean"]
-    assert found["no-adversary"]["lsd"]["mean"] == pytest.approx(expected, abs=1e-6)
+    assert found["no-adversary"]["lsd"]["difference"] == pytest.approx(expected, abs=1e-6)
     assert np.mean(found["no-adversary"]["lsd"]["by_seed"]) == pytest.approx(expected, abs=1e-6)
     assert "Difference to smoke" in (tmp_path / "runs/table-held-out.md").read_text()
 
@@ -61,7 +61,7 @@ def test_differences_between_recipes(tmp_path):
     assert set(found) == {"better", "luck"} and set(found["better"]) == {"lsd"}
     cell = found["better"]["lsd"]
     measured = np.delete(values["better"] - base, 7, axis=1)
-    assert cell["mean"] == pytest.approx(measured.mean()) and cell["low"] < cell["mean"] < cell["high"]
+    assert cell["difference"] == pytest.approx(measured.mean()) and cell["low"] < cell["difference"] < cell["high"]
     assert cell["p"] < 1e-3 and cell["by_seed"] == pytest.approx([np.nanmean(v) for v in values["better"] - base])
     luck = found["luck"]["lsd"]
     assert luck["by_seed"][0] > 0.2 and luck["by_seed"][1] < -0.2

@@ -18,12 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_affectcodec.metrics.f0 import MIN_VOICED_FRAMES, f0_track
-from hf_affectcodec.metrics.statistics import (
-    bootstrap_interval,
-    paired_differences,
-    paired_permutation_test,
-    summarize,
-)
+from hf_affectcodec.metrics.statistics import compare_pairs, summarize
 
 from .codecs import SAMPLING_RATE
 from .rows import dump
@@ -113,7 +108,7 @@ def compare_moods(items: list[Item], prompts: np.ndarray, values: np.ndarray, co
                 if (speaker or None, text, mood) in places and (speaker or None, text, compare_to) in places
             ]
             differences[mood] = {
-                name: _difference(source[[p for p, _ in both], column], source[[q for _, q in both], column], seed)
+                name: compare_pairs(source[[p for p, _ in both], column], source[[q for _, q in both], column], seed)
                 for name, source in (("prompts", prompts), ("clips", values))
             }
         result[statistic] = {
@@ -135,15 +130,6 @@ def _summary(values: np.ndarray, seed: int) -> dict:
     return {"mean": summary.mean, "low": summary.low, "high": summary.high, "n": int((~np.isnan(values)).sum())}
 
 
-def _difference(first: np.ndarray, second: np.ndarray, seed: int) -> dict:
-    paired = paired_differences(first, second)
-    if paired.size < 2:
-        return {"mean": float("nan"), "low": float("nan"), "high": float("nan"), "p": float("nan"), "n": paired.size}
-    low, high = bootstrap_interval(paired, seed)
-    p = paired_permutation_test(first, second, seed)
-    return {"mean": float(paired.mean()), "low": low, "high": high, "p": p, "n": int(paired.size)}
-
-
 def markdown(found: dict[str, dict], compare_to: str) -> str:
     lines = []
     for statistic, label in STATISTICS.items():
@@ -158,7 +144,7 @@ def markdown(found: dict[str, dict], compare_to: str) -> str:
                 change = "-"
                 if mood != compare_to:
                     d = result[statistic]["differences"][mood]["clips"]
-                    change = f"{d['mean']:+.2f} [{d['low']:+.2f}, {d['high']:+.2f}], p {d['p']:.2g} (n {d['n']})"
+                    change = f"{d['difference']:+.2f} [{d['low']:+.2f}, {d['high']:+.2f}], p {d['p']:.2g} (n {d['n']})"
                 lines.append(f"| {name} | {mood} | {texts[0]} | {texts[1]} | {change} |")
         lines.append("")
         for name, result in found.items():

@@ -157,3 +157,29 @@ def paired_permutation_test(first, second, seed: int = 0, num_permutations: int 
         signs = 1 - 2 * generator.integers(2, size=shape)
         hits += int((np.abs(signs @ differences) >= threshold).sum())
     return (1 + hits) / (1 + num_permutations)
+
+
+def compare_pairs(first, second, seed: int = 0) -> dict:
+    """
+    Two systems on the same clips.
+
+    Args:
+        first, second (array [N]): One value a clip in the same order, NaN where a clip could not be measured.
+        seed (`int`, *optional*, defaults to 0): Of the bootstrap and of the permutations.
+
+    Returns:
+        `dict`: `n` clips measured in both; `difference`, the mean of `first - second` over them; `low` and `high`, its 95 %
+        [`bootstrap_interval`]; `p` of the [`paired_permutation_test`]. What too few clips cannot give is NaN.
+
+    Raises:
+        ValueError: See [`paired_differences`].
+    """
+    differences = paired_differences(first, second)
+    low, high = bootstrap_interval(differences, seed) if differences.size > 1 else (np.nan, np.nan)
+    return {
+        "n": differences.size,
+        "difference": float(differences.mean()) if differences.size else np.nan,
+        "low": low,
+        "high": high,
+        "p": paired_permutation_test(first, second, seed) if differences.size else np.nan,
+    }

@@ -54,12 +54,12 @@ def test_a_copycat_is_told_from_a_parrot(items, tmp_path):
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
     found = json.loads((tmp_path / "out/mood_f0.json").read_text())
     height = found["copycat"]["height"]
-    assert height["differences"]["angry"]["clips"]["mean"] == pytest.approx(12, abs=0.3)
+    assert height["differences"]["angry"]["clips"]["difference"] == pytest.approx(12, abs=0.3)
     assert height["differences"]["angry"]["clips"]["p"] < 0.05 and height["differences"]["angry"]["clips"]["n"] == 6
     assert height["follows"]["rho"] > 0.8 and found["copycat"]["width"]["differences"]["angry"]["clips"]["low"] > 1
     parrot = found["parrot"]["height"]["differences"]["angry"]
-    assert parrot["clips"]["mean"] == pytest.approx(0, abs=1e-6) and parrot["clips"]["p"] == 1
-    assert parrot["prompts"]["mean"] == pytest.approx(12, abs=0.3)
+    assert parrot["clips"]["difference"] == pytest.approx(0, abs=1e-6) and parrot["clips"]["p"] == 1
+    assert parrot["prompts"]["difference"] == pytest.approx(12, abs=0.3)
     text = (tmp_path / "out/mood_f0.md").read_text()
     assert "| parrot | angry |" in text and "clips - neutral" in text
 

@@ -6,6 +6,7 @@ import pytest
 from hf_affectcodec.metrics import statistics
 from hf_affectcodec.metrics.statistics import (
     bootstrap_interval,
+    compare_pairs,
     paired_differences,
     paired_permutation_test,
     summarize,
@@ -101,3 +102,14 @@ def test_refusals():
         paired_permutation_test([1.0, 2.0, 3.0], [1.0, 2.0])
     with pytest.raises(ValueError, match="no clip was measured in both"):
         paired_permutation_test([np.nan, 1.0], [1.0, np.nan])
+
+
+def test_pairs_are_compared():
+    first, second = np.array([3.0, np.nan, 5.0, 4.0]), np.array([1.0, 2.0, 2.0, np.nan])
+    found = compare_pairs(first, second)
+    assert found["n"] == 2 and found["difference"] == 2.5 and found["p"] == 2 / 4
+    assert (found["low"], found["high"]) == bootstrap_interval([2.0, 3.0])
+    one = compare_pairs(first[:1], second[:1])
+    assert (one["n"], one["difference"], one["p"]) == (1, 2.0, 1.0) and np.isnan(one["low"])
+    none = compare_pairs([np.nan], [1.0])
+    assert none.pop("n") == 0 and all(np.isnan(value) for value in none.values())

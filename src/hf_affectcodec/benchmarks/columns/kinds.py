@@ -10,13 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from hf_affectcodec.metrics.statistics import (
-    Summary,
-    bootstrap_interval,
-    paired_differences,
-    paired_permutation_test,
-    summarize,
-)
+from hf_affectcodec.metrics.statistics import Summary, compare_pairs, summarize
 
 
 @dataclass(frozen=True)
@@ -48,15 +42,7 @@ class MeanColumn:
     def compare(self, first, second, skipped: np.ndarray, seed: int) -> dict:
         """`first - second` on the clips measured in both: `n`, `difference`, its interval `low` to `high`, and `p`."""
         first, second = (np.asarray(values, dtype=np.float64)[~skipped] for values in (first, second))
-        differences = paired_differences(first, second)
-        low, high = bootstrap_interval(differences, seed=seed) if differences.size > 1 else (math.nan, math.nan)
-        return {
-            "n": differences.size,
-            "difference": float(differences.mean()) if differences.size else math.nan,
-            "low": low,
-            "high": high,
-            "p": paired_permutation_test(first, second, seed=seed) if differences.size else math.nan,
-        }
+        return compare_pairs(first, second, seed)
 
     def value_of(self, value) -> float:
         """The number of one clip."""
