@@ -1,5 +1,6 @@
 """The codec's page in Chromium: upload, rebuild, slider, play, compare, download, codes back; desk and phone, light and dark."""
 
+import time
 from functools import partial
 
 import pytest
@@ -197,12 +198,21 @@ def test_a_line_is_spoken_after_a_prompt_of_the_gallery(browser, whole_url, widt
     page.context.close()
 
 
+def speak_slowly(model, *arguments, **options):
+    """Ten seconds of speech at the pace of a large model, so that there is time to press the button."""
+    hook = model.ar.register_forward_pre_hook(lambda *_: time.sleep(0.02))
+    try:
+        yield from speak_live(model, *arguments, min_new_frames=500, **options)
+    finally:
+        hook.remove()
+
+
 def test_speaking_is_stopped(browser, whole_url, monkeypatch):
     page = open_page(browser, whole_url)
     panel = open_tab(page, "Speak")
     page.get_by_label("What to say").fill("Go on.")
     with monkeypatch.context() as patch:
-        patch.setattr(speak_tab, "speak_live", partial(speak_live, min_new_frames=500))
+        patch.setattr(speak_tab, "speak_live", speak_slowly)
         page.get_by_role("button", name="Speak", exact=True).click()
         panel.get_by_text("s so far").wait_for()
         page.get_by_role("button", name="Stop", exact=True).click()
