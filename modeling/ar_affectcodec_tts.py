@@ -114,7 +114,8 @@ class AffectCodecTTSAutoregressiveModel(AffectCodecTTSPreTrainedModel):
             position_ids = positions_of_each_kind(token_type_ids, padding)
 
         attention_mask = text_prefix_mask(self.config, inputs_embeds, attention_mask, past_key_values, token_type_ids)
-        positions = sinusoidal_positions(position_ids, self.config.hidden_size, inputs_embeds.dtype)
+        places = torch.where(token_type_ids == TEXT, position_ids * self.config.text_position_stride, position_ids)
+        positions = sinusoidal_positions(places, self.config.hidden_size, inputs_embeds.dtype)
         hidden_states = self.dropout(inputs_embeds + self.position_scales(positions, token_type_ids))
         for layer in self.layers:
             hidden_states = layer(

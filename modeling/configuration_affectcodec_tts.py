@@ -31,6 +31,9 @@ class AffectCodecTTSConfig(PreTrainedConfig):
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of the linear layers' initial weights.
         min_prompt_frames (`int`, *optional*, defaults to 25): Shortest acoustic prompt in frames (half a second).
         max_prompt_frames (`int`, *optional*, defaults to 150): Longest acoustic prompt in frames (three seconds).
+        text_position_stride (`float`, *optional*, defaults to 1.0):
+            What the positions of the text count in; codes count in frames. The paper's is 1. Near the mean number of frames
+            that a text symbol lasts (2.7 in our English), a symbol and its frames have like positions to begin with.
         use_cache (`bool`, *optional*, defaults to `True`): Whether the autoregressive part returns its key-value cache.
         tie_word_embeddings (`bool`, *optional*, defaults to `False`):
             Must be `False`: the autoregressive head has its own weights, and the non-autoregressive heads *are* the
@@ -64,6 +67,7 @@ class AffectCodecTTSConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     min_prompt_frames: int = 25
     max_prompt_frames: int = 150
+    text_position_stride: float = 1.0
     use_cache: bool = True
     tie_word_embeddings: bool = False
     eos_token_id: int | None = None
@@ -96,6 +100,8 @@ class AffectCodecTTSConfig(PreTrainedConfig):
                 f"`min_prompt_frames` ({self.min_prompt_frames}) must lie in 1..`max_prompt_frames` "
                 f"({self.max_prompt_frames})"
             )
+        if not self.text_position_stride > 0:
+            raise ValueError(f"`text_position_stride` must be positive, got {self.text_position_stride}")
         if self.num_quantizers < 2:
             raise ValueError(f"`codec_config` must have at least 2 quantizers, got {self.num_quantizers}")
         if self.tie_word_embeddings:

@@ -48,11 +48,15 @@ class AffectCodecTTSOutput(ModelOutput):
             Stage `"ar"`: `(batch, frames + 1, codebook_size + 1)`, of every code of codebook 1 and the end of speech.
             Stage `"nar"`: `(batch, len(codebooks), frames, codebook_size)`.
         labels (`torch.LongTensor`): The targets, as the logits without their last axis; -100 where none is.
+        attentions (`tuple[torch.FloatTensor]`):
+            Of stage `"ar"` with `output_attentions`, one a layer: `(batch, heads, length, length)` over the sequence
+            [text ; beginning ; codes ; end], so that row `text_length + i` is what predicts frame `i`.
     """
 
     loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
     labels: torch.LongTensor | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 @dataclass
@@ -114,6 +118,7 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         loss_mask: torch.Tensor | None = None,
         loss_reduction: str = "mean",
         num_items_in_batch: torch.Tensor | int | None = None,
+        output_attentions: bool = False,
     ) -> AffectCodecTTSOutput:
         r"""
         The training loss of one of the two stages, which share no weights.
@@ -136,6 +141,8 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
                 `"mean"` over targets, or their `"sum"` (as in the public VALL-E recipes).
             num_items_in_batch (`int` or `torch.Tensor`, *optional*):
                 Divide the summed loss by this in place of the number of targets here.
+            output_attentions (`bool`, *optional*, defaults to `False`):
+                `"ar"`: return the attention weights; needs `set_attn_implementation("eager")`.
 
         Returns:
             [`AffectCodecTTSOutput`]
@@ -165,9 +172,12 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         if stage == "ar":
             if codebooks is not None or prompt_mask is not None:
                 raise ValueError("`codebooks` and `prompt_mask` belong to `stage='nar'`")
+            options = {**losses, "output_attentions": True} if output_attentions else losses
             return self._autoregressive_loss(
-                input_ids, audio_codes, attention_mask, audio_codes_mask, loss_mask, losses
+                input_ids, audio_codes, attention_mask, audio_codes_mask, loss_mask, options
             )
+        if output_attentions:
+            raise ValueError("`output_attentions` belongs to `stage='ar'`")
         if stage != "nar":
             raise ValueError(f"`stage` must be 'ar' or 'nar', got {stage!r}")
         if codebooks is None:
@@ -199,7 +209,7 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
             labels=torch.stack(labels, dim=1),
         )
 
-    def _autoregressive_loss(self, input_ids, audio_codes, attention_mask, audio_codes_mask, loss_mask, losses):
+    def _autoregressive_loss(self, input_ids, audio_codes, attention_mask, audio_codes_mask, loss_mask, options):
         sequence, mask, labels = speech_sequence(
             self.config, input_ids, attention_mask, audio_codes[:, 0], audio_codes_mask, loss_mask
         )
@@ -209,12 +219,13 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
             labels=labels,
             logits_to_keep=audio_codes.shape[-1] + 2,
             use_cache=False,
-            **losses,
+            **options,
         )
         return AffectCodecTTSOutput(
             loss=outputs.loss,
             logits=outputs.logits[:, :-1, : self.config.codebook_size + 1],
             labels=labels[:, input_ids.shape[1] + 1 :],
+            attentions=outputs.attentions,
         )
 
     @torch.no_grad()

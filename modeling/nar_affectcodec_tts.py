@@ -109,7 +109,13 @@ class AffectCodecTTSNonAutoregressiveModel(AffectCodecTTSPreTrainedModel):
             padding = [e.new_ones(e.shape[:2], dtype=torch.bool) if mask is None else mask.bool() for mask, e in given]
             padding = torch.cat(padding, dim=1)
         hidden_states = self.dropout(
-            torch.cat((self._positioned(text, attention_mask), self._positioned(codes, None)), dim=1)
+            torch.cat(
+                (
+                    self._positioned(text, attention_mask, self.config.text_position_stride),
+                    self._positioned(codes, None),
+                ),
+                dim=1,
+            )
         )
         attention_mask = create_bidirectional_mask(
             config=self.config, inputs_embeds=hidden_states, attention_mask=padding
@@ -132,10 +138,10 @@ class AffectCodecTTSNonAutoregressiveModel(AffectCodecTTSPreTrainedModel):
         upper = sum(self.code_embeddings[k](prompt_codes[:, k]) for k in range(codebook, self.config.num_quantizers))
         return embeds + upper * prompt_mask.bool()[..., None]
 
-    def _positioned(self, embeds, mask):
-        """Embeddings [B, T, D] scaled and with positions that do not count what `mask` [B, T] leaves out."""
+    def _positioned(self, embeds, mask, stride=1.0):
+        """Embeddings [B, T, D] scaled and with positions, `stride` apart, that do not count what `mask` [B, T] leaves out."""
         if mask is None:
             position_ids = torch.arange(embeds.shape[1], device=embeds.device)[None]
         else:
             position_ids = (mask.long().cumsum(-1) - 1).clamp(min=0)
-        return embeds * self.embed_scale + sinusoidal_positions(position_ids, embeds.shape[-1], embeds.dtype)
+        return embeds * self.embed_scale + sinusoidal_positions(position_ids * stride, embeds.shape[-1], embeds.dtype)

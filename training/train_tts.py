@@ -30,6 +30,7 @@ from accelerate.logging import get_logger
 from accelerate.utils import set_seed
 from codec_evaluation import draw_loss_curves
 from codec_steps import TrainProgress, learning_rate_ratio
+from guided_attention import guided_attention_loss
 from safetensors.torch import load_file, save_file
 from scaled_adam import ScaledAdam, eden
 from tokenize_corpus import load_corpus_codec
@@ -143,6 +144,9 @@ def build_trainer(recipe: TTSRecipe, stage: str, model, utterances, args) -> TTS
         add_lora(model, stage, recipe.lora)
     if recipe.gradient_checkpointing:
         model.gradient_checkpointing_enable()
+    if stage == "ar" and recipe.guided_attention is not None:
+        # The fused kinds of attention return no weights.
+        model.set_attn_implementation("eager")
     settings = recipe.stage(stage)
     batches = DynamicBatches(
         [utterance.frames for utterance in utterances],
@@ -240,7 +244,8 @@ def train_step(trainer: TTSTrainer, batches: list[dict]) -> dict[str, float]:
     skipped on every rank. ScaledAdam is indifferent to the scale of the loss, which the public recipes sum.
 
     Returns:
-        Loss in nats a target, share of targets that are predicted rightly, norm of the gradient, learning rate, epoch.
+        Loss in nats a target, share of targets that are predicted rightly, norm of the gradient, learning rate, epoch; with
+        guided attention its loss a target, which is not part of the loss.
     """
     accelerator, model, recipe = trainer.accelerator, trainer.model, trainer.recipe
     rate = learning_rate(trainer)
@@ -250,12 +255,20 @@ def train_step(trainer: TTSTrainer, batches: list[dict]) -> dict[str, float]:
     targets = torch.tensor(float(sum(num_targets(batch) for batch in batches)), device=accelerator.device)
     # Ranks' gradients are averaged.
     divisor = float(accelerator.reduce(targets)) / accelerator.num_processes
-    loss_sum = correct = 0.0
+    guided = recipe.guided_attention if trainer.stage == "ar" else None
+    options = {} if guided is None else {"output_attentions": True}
+    loss_sum = guided_sum = correct = 0.0
     for index, batch in enumerate(batches):
         last = index == len(batches) - 1
+        batch = to_device(batch, accelerator.device)
         with nullcontext() if last else accelerator.no_sync(model):
-            outputs = model(**to_device(batch, accelerator.device), stage=trainer.stage, loss_reduction="sum")
-            accelerator.backward(outputs.loss / divisor)
+            outputs = model(**batch, stage=trainer.stage, loss_reduction="sum", **options)
+            loss = outputs.loss
+            if guided is not None:
+                off_diagonal = guided_loss(outputs.attentions, batch, guided)
+                loss = loss + guided.weight * off_diagonal
+                guided_sum += float(off_diagonal.detach())
+            accelerator.backward(loss / divisor)
         loss_sum += float(outputs.loss.detach())
         correct += int((outputs.logits.detach().argmax(-1) == outputs.labels).sum())
     limit = recipe.adamw.max_grad_norm if recipe.adamw is not None else float("inf")
@@ -263,15 +276,27 @@ def train_step(trainer: TTSTrainer, batches: list[dict]) -> dict[str, float]:
     epoch = trainer.progress.step / trainer.batches.steps_per_epoch
     count_step(trainer, bool(torch.isfinite(norm)))
     trainer.progress.step += 1
-    sums = accelerator.reduce(torch.tensor([loss_sum, correct], device=accelerator.device)).tolist()
+    sums = accelerator.reduce(torch.tensor([loss_sum, correct, guided_sum], device=accelerator.device)).tolist()
     total = divisor * accelerator.num_processes
     return {
         "loss": sums[0] / total,
         "accuracy": sums[1] / total,
+        **({} if guided is None else {"guided_attention_loss": sums[2] / total}),
         "grad_norm": float(norm),
         "learning_rate": rate,
         "epoch": epoch,
     }
+
+
+def guided_loss(attentions, batch: dict, settings) -> torch.Tensor:
+    return guided_attention_loss(
+        attentions,
+        batch["attention_mask"],
+        batch["audio_codes_mask"],
+        settings.layers,
+        settings.heads,
+        settings.width,
+    )
 
 
 def count_step(trainer: TTSTrainer, finite: bool):

@@ -53,12 +53,25 @@ class AdamWRecipe:
 
 
 @dataclass
+class GuidedAttentionRecipe:
+    """
+    Of the autoregressive stage; see [`guided_attention.guided_attention_loss`]. `weight` multiplies it beside the cross-entropy,
+    both a frame; `layers` count from 0. Attention is computed the plain way, with its weights, while this is on.
+    """
+
+    weight: float = 1.0
+    layers: list[int] = field(default_factory=lambda: [2, 3])
+    heads: int = 1
+    width: float = 0.15
+
+
+@dataclass
 class TTSRecipe:
     """
     One speech language model. `model` holds the keyword arguments of its configuration class but the codec's, which is
     `codec`, a folder or Hub id (`None`: the checkpoint shipped in the package). AdamW is used where `adamw` is given. `lora`
     holds arguments of `peft.LoraConfig` and trains an adapter to `init_from`, a trained model. `transcriber`, a Hub id,
-    makes evaluations print the word error rate of samples. With `emotions`, labels of the column that `column_map` calls
+    makes evaluations print the word error rate of samples. `guided_attention` presses heads towards the diagonal. With `emotions`, labels of the column that `column_map` calls
     `emotion`, each text begins with its label's symbol, but for a share `emotion_dropout`; rows of other labels have none.
     """
 
@@ -80,6 +93,7 @@ class TTSRecipe:
     max_seconds: float = 14.0
     scaled_adam: ScaledAdamRecipe = field(default_factory=ScaledAdamRecipe)
     adamw: AdamWRecipe | None = None
+    guided_attention: GuidedAttentionRecipe | None = None
     mixed_precision: str = "no"
     gradient_checkpointing: bool = False
     seed: int = 0
@@ -110,6 +124,7 @@ def load_recipe(path: Path, data_root: str = "data", overrides: list[str] = ()) 
     for split in ("train", "validation"):
         values[split] = [build_data_source(v, data_root, f"{path}: {split}") for v in values.get(split, [])]
     parts = {"ar": StageRecipe, "nar": StageRecipe, "scaled_adam": ScaledAdamRecipe, "adamw": AdamWRecipe}
+    parts["guided_attention"] = GuidedAttentionRecipe
     for name, cls in parts.items():
         if values.get(name) is not None:
             values[name] = build_dataclass(cls, values[name], f"{path}: {name}")

@@ -21,6 +21,7 @@ from hf_affectcodec.modeling.modeling_affectcodec_tts import AffectCodecTTSForCo
 
 
 MODEL = tiny_tts()
+STRIDING = tiny_tts(text_position_stride=2.7)
 EOS, BOS, TEXT = CODES, CODES + 1, CODES + 2
 
 
@@ -88,14 +89,15 @@ def double(module):
     return {name: value.detach().double() for name, value in module.state_dict().items()}
 
 
-def test_ar_is_the_slow_transformer():
-    config, state = MODEL.config, double(MODEL.ar)
+@pytest.mark.parametrize("model", [MODEL, STRIDING], ids=["paper", "strided text"])
+def test_ar_is_the_slow_transformer(model):
+    config, state = model.config, double(model.ar)
     phonemes, codes = [3, 11, 11, 7], [5, 60, 0, 5, 31]
     ids = [TEXT + p for p in phonemes] + [BOS] + codes
     texts = len(phonemes)
     rows = []
     for i, token in enumerate(ids):
-        position, scale = (i, "text") if i < texts else (i - texts, "codes")
+        position, scale = (i * config.text_position_stride, "text") if i < texts else (i - texts, "codes")
         embed = state["model.embed_tokens.weight"][token] * math.sqrt(config.hidden_size)
         rows.append(embed + state[f"model.position_scales.{scale}"] * slow_position(position, config.hidden_size))
     x = torch.stack(rows)
@@ -108,29 +110,30 @@ def test_ar_is_the_slow_transformer():
         x = slow_layer(x, state, prefix, norm, lambda i, j: j < texts if i < texts else j <= i, 4)
     expected = norm(x, "model.norm.") @ state["code_head.weight"].T
     with torch.no_grad():
-        got = MODEL.ar(torch.tensor([ids])).logits[0]
+        got = model.ar(torch.tensor([ids])).logits[0]
     torch.testing.assert_close(got[:, : CODES + 1].double(), expected, atol=2e-5, rtol=2e-5)
     assert (got[:, CODES + 1 :] == -math.inf).all()
 
     with torch.no_grad():
-        outputs = MODEL(torch.tensor([phonemes]), torch.tensor(codes).repeat(1, 8, 1))
+        outputs = model(torch.tensor([phonemes]), torch.tensor(codes).repeat(1, 8, 1))
     torch.testing.assert_close(outputs.logits[0].double(), expected[texts:], atol=2e-5, rtol=2e-5)
     # Beginning -> first code, ..., last code -> end.
     loss = sum(-expected[texts + i].log_softmax(-1)[target] for i, target in enumerate([*codes, EOS])) / 6
     assert float(outputs.loss) == pytest.approx(float(loss), rel=1e-5)
     assert outputs.labels.tolist() == [[*codes, EOS]]
     with torch.no_grad():
-        summed = MODEL(torch.tensor([phonemes]), torch.tensor(codes).repeat(1, 8, 1), loss_reduction="sum").loss
+        summed = model(torch.tensor([phonemes]), torch.tensor(codes).repeat(1, 8, 1), loss_reduction="sum").loss
     assert float(summed) == pytest.approx(6 * float(loss), rel=1e-5)
 
 
-@pytest.mark.parametrize("codebook", [1, 5, 7])
-def test_nar_is_the_slow_transformer(codebook):
-    config, state = MODEL.config, double(MODEL.nar)
+@pytest.mark.parametrize("codebook, model", [(1, MODEL), (5, MODEL), (7, MODEL), (5, STRIDING)])
+def test_nar_is_the_slow_transformer(codebook, model):
+    config, state = model.config, double(model.nar)
     phonemes, _, codes, _ = random_inputs([3], [6])
     prompt = [True, True, False, False, False, False]
     rows = [
-        state["text_embedding.weight"][p] * math.sqrt(config.hidden_size) + slow_position(i, config.hidden_size)
+        state["text_embedding.weight"][p] * math.sqrt(config.hidden_size)
+        + slow_position(i * config.text_position_stride, config.hidden_size)
         for i, p in enumerate(phonemes[0].tolist())
     ]
     for frame in range(6):
@@ -149,7 +152,7 @@ def test_nar_is_the_slow_transformer(codebook):
         x = slow_layer(x, state, f"layers.{layer}.", norm, lambda i, j: True, 4)
     expected = norm(x, "norm.")[3:] @ state[f"code_embeddings.{codebook}.weight"].T
     with torch.no_grad():
-        outputs = MODEL(phonemes, codes, stage="nar", codebooks=(codebook,), prompt_mask=torch.tensor([prompt]))
+        outputs = model(phonemes, codes, stage="nar", codebooks=(codebook,), prompt_mask=torch.tensor([prompt]))
     torch.testing.assert_close(outputs.logits[0, 0].double(), expected, atol=5e-5, rtol=5e-5)
     loss = sum(-expected[f].log_softmax(-1)[codes[0, codebook, f]] for f in range(2, 6)) / 4
     assert float(outputs.loss) == pytest.approx(float(loss), rel=1e-4)
@@ -482,7 +485,7 @@ def test_config_round_trip_and_no_unknown_entries(tmp_path):
 @pytest.mark.parametrize(
     "name, value",
     [("hidden_size", 30), ("dropout", 1.0), ("min_prompt_frames", 11), ("tie_word_embeddings", True),
-     ("eos_token_id", 3), ("num_hidden_layers", 0), ("codec_config", {"num_quantizers": 1})],
+     ("eos_token_id", 3), ("num_hidden_layers", 0), ("text_position_stride", 0.0), ("codec_config", {"num_quantizers": 1})],
 )  # fmt: skip
 def test_bad_configuration_is_named(name, value):
     with pytest.raises(Exception, match=name):

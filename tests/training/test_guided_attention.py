@@ -1,0 +1,57 @@
+import math
+
+import pytest
+import torch
+from guided_attention import guided_attention_loss
+
+
+def test_by_hand():
+    """Two symbols and two frames, after one symbol of padding; the rows that predict frames are those after the text."""
+    attention = torch.zeros(1, 2, 7, 7)
+    text = torch.tensor([[False, True, True]])
+    # Head 0 of layer 0 looks at the first symbol (.2) and at a code (.8) for frame 0, at both symbols alike for frame 1.
+    attention[0, 0, 3, 1], attention[0, 0, 3, 3] = 0.2, 0.8
+    attention[0, 0, 4, 1], attention[0, 0, 4, 2] = 0.3, 0.3
+    attention[0, 1] = 99.0  # is not guided
+    loss = guided_attention_loss([attention], text, torch.ones(1, 2, dtype=torch.bool), [0], 1, 0.5)
+    # Middles are 1/4 and 3/4: on the diagonal nothing, half an utterance beside it 1 - exp(-1/2), for half of frame 1.
+    assert float(loss) == pytest.approx(0.5 * (1 - math.exp(-0.5)), rel=1e-6)
+
+
+def test_against_a_slow_loop():
+    generator = torch.Generator().manual_seed(0)
+    attentions = [torch.rand(3, 4, 16, 16, generator=generator) for _ in range(3)]
+    texts, frames = [5, 2, 4], [9, 7, 3]
+    text_mask = torch.arange(5) < torch.tensor(texts)[:, None]
+    codes_mask = torch.arange(9) < torch.tensor(frames)[:, None]
+    expected = 0.0
+    for item, (symbols, length) in enumerate(zip(texts, frames, strict=True)):
+        for layer in (0, 2):
+            for head in range(3):
+                for t in range(length):
+                    row = attentions[layer][item, head, 5 + t, :5].tolist()
+                    for n in range(symbols):
+                        distance = (n + 0.5) / symbols - (t + 0.5) / length
+                        expected += row[n] / sum(row) * (1 - math.exp(-(distance**2) / (2 * 0.2**2))) / 6
+    # What lies on padding of the text counts among a row's weights, but costs nothing: the model's mask makes it 0.
+    got = guided_attention_loss(attentions, text_mask, codes_mask, [0, 2], 3, 0.2)
+    assert float(got) == pytest.approx(expected, rel=1e-5)
+
+
+def test_its_gradient_turns_a_head_to_the_diagonal():
+    torch.manual_seed(0)
+    scores = torch.randn(1, 1, 42, 42, requires_grad=True)
+    text, codes = torch.ones(1, 20, dtype=torch.bool), torch.ones(1, 20, dtype=torch.bool)
+    optimizer = torch.optim.Adam([scores], lr=0.2)
+
+    def loss():
+        return guided_attention_loss([scores.softmax(-1)], text, codes, [0], 1, 0.1)
+
+    before = loss().item()
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    assert loss().item() < 0.1 * before
+    looked_at = scores.detach().softmax(-1)[0, 0, 20:40, :20].argmax(-1)
+    assert ((looked_at - torch.arange(20)).abs() <= 2).all()

@@ -1,0 +1,52 @@
+"""Guided attention: attention heads of a speech language model are pressed towards the diagonal of text and speech."""
+
+from collections.abc import Sequence
+
+import torch
+
+
+def guided_attention_loss(
+    attentions: Sequence[torch.Tensor],
+    attention_mask: torch.Tensor,
+    audio_codes_mask: torch.Tensor,
+    layers: Sequence[int],
+    heads: int,
+    width: float,
+) -> torch.Tensor:
+    r"""
+    How far from the diagonal the guided heads look at the text (Tachibana, Uenoyama and Aihara, arXiv 1710.08969, section
+    4.1), where text and speech are one sequence. Of frame `t` of `T` and text symbol `n` of `N`
+
+    $$ \sum_t \sum_n a_{tn} \left(1 - e^{-\frac{((n + 1/2)/N - (t + 1/2)/T)^2}{2 g^2}}\right) $$
+
+    with $a_{tn}$ the weight of the symbol among the weights of all the text's symbols: how much a head looks at the codes
+    instead is its own affair.
+
+    Args:
+        attentions (`Sequence[torch.Tensor]` of shape `(batch, heads, length, length)`):
+            A layer each, over [text ; beginning ; codes ; end].
+        attention_mask (`torch.Tensor` of shape `(batch, text_length)`): True at text.
+        audio_codes_mask (`torch.Tensor` of shape `(batch, frames)`): True at frames.
+        layers (`Sequence[int]`): Which layers are guided.
+        heads (`int`): The first so many heads of each.
+        width (`float`): `g`, as a share of the utterance.
+
+    Returns:
+        `torch.Tensor` of shape `()`: The sum over frames, the mean over guided heads; between 0 and the number of frames.
+    """
+    texts, frames = attention_mask.shape[1], audio_codes_mask.shape[1]
+    # The row of the beginning of speech predicts frame 0.
+    rows = slice(texts, texts + frames)
+    weights = torch.stack([attentions[layer][:, :heads, rows, :texts].float() for layer in layers])
+    weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-6)
+    symbol = _middles(attention_mask)[:, None, :]
+    frame = _middles(audio_codes_mask)[:, :, None]
+    penalty = 1 - torch.exp(-((symbol - frame) ** 2) / (2 * width**2))
+    penalty = penalty * attention_mask[:, None, :] * audio_codes_mask[:, :, None]
+    return (weights * penalty[None, :, None]).sum() / (len(layers) * heads)
+
+
+def _middles(mask):
+    """The middles of the positions that a mask [B, T] keeps, as shares of their number."""
+    mask = mask.float()
+    return (mask.cumsum(-1) - 0.5) / mask.sum(-1, keepdim=True)
