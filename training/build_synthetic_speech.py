@@ -13,7 +13,7 @@ on it say nothing of people.
 The texts are the example sentences of WordNet (`--wordnet`, the folder of the Debian package `wordnet-base`) or the lines of
 a file (`--texts`), both if both are given. One in a hundred, chosen by its hash, is for the split `validation`, with speakers
 of its own; what `--exclude` lists is never said. A shard that is there already is left alone, so a run that was stopped goes
-on. Texts, speakers, moods and Praat's part of a shard depend on seed and number only; the engine's own noise is seeded once a run.
+on. Texts, speakers, moods and Praat's part of a shard depend on seed and number only; the engine's noise is seeded once a run.
 """
 
 import argparse

@@ -70,9 +70,10 @@ class TTSRecipe:
     """
     One speech language model. `model` holds the keyword arguments of its configuration class but the codec's, which is
     `codec`, a folder or Hub id (`None`: the checkpoint shipped in the package). AdamW is used where `adamw` is given. `lora`
-    holds arguments of `peft.LoraConfig` and trains an adapter to `init_from`, a trained model. `transcriber`, a Hub id,
-    makes evaluations print the word error rate of samples. `guided_attention` presses heads towards the diagonal. With `emotions`, labels of the column that `column_map` calls
-    `emotion`, each text begins with its label's symbol, but for a share `emotion_dropout`; rows of other labels have none.
+    holds arguments of `peft.LoraConfig` and trains an adapter to `init_from`, a trained model. `transcriber`, a Hub id, makes
+    evaluations print the word error rate of samples. `guided_attention` presses heads towards the diagonal. With `emotions`,
+    labels of the column that `column_map` calls `emotion`, each text begins with its label's symbol, but for a share
+    `emotion_dropout`; rows of other labels have none.
     """
 
     streaming: ClassVar[bool] = False  # data sets of codes are small: they are read whole
