@@ -51,6 +51,7 @@ def speak_items(
                 processor,
                 item.text,
                 prompt,
+                prompt_text=item.prompt_text,
                 language=item.language,
                 transcribe=transcribe,
                 seed=seed,
@@ -69,7 +70,9 @@ def speak_items(
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--items", type=Path, required=True, help="JSONL or Parquet: id, text, prompt, language")
+    parser.add_argument(
+        "--items", type=Path, required=True, help="JSONL or Parquet: id, text, prompt, prompt_text, language"
+    )
     parser.add_argument("--model", required=True, help="folder or Hub id")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--limit", type=int)

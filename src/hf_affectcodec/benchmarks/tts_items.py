@@ -65,6 +65,7 @@ class Item:
         text (`str`): What is to be said.
         prompt, reference (`bytes` or `Path`, *optional*): Audio of the voice to imitate, and of the voice saying the text.
         language, emotion, speaker (`str`, *optional*): Of the item.
+        prompt_text (`str`, *optional*): The words of the prompt.
     """
 
     index: int
@@ -75,12 +76,13 @@ class Item:
     language: str | None
     emotion: str | None
     speaker: str | None
+    prompt_text: str | None = None
 
 
 def read_items(path: str | Path, limit: int | None = None) -> list[Item]:
     """
     Items of a JSONL or Parquet file with the columns `id`, `text`, and as far as there are `prompt`, `reference`,
-    `language`, `emotion`, `speaker`. In a table with a row for each system as well, an item is its first row.
+    `prompt_text`, `language`, `emotion`, `speaker`. In a table with a row for each system as well, an item is its first row.
 
     Raises:
         ValueError: A row has no `id` or `text`, two rows of one id differ in their text, or there are none.
@@ -98,9 +100,8 @@ def read_items(path: str | Path, limit: int | None = None) -> list[Item]:
         if limit is not None and len(items) == limit:
             continue
         labels = {name: row.get(name) for name in LABELS}
-        items[identity] = Item(
-            len(items), identity, prompt=row.get("prompt"), reference=row.get("reference"), **labels
-        )
+        prompt = {name: row.get(name) for name in ("prompt", "prompt_text", "reference")}
+        items[identity] = Item(len(items), identity, **prompt, **labels)
     if not items:
         raise ValueError(f"`items`: {Path(path).name} has no rows within `limit` {limit}")
     return list(items.values())
