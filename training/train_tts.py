@@ -39,7 +39,7 @@ from train_codec import RunLog, checkpoints, forget_rows_after, save_checkpoint,
 from transformers import AutoFeatureExtractor, AutoModel
 from tts_batches import DynamicBatches, begin_with_emotions, collate, continue_prompt, load_utterances, segment_prompt
 from tts_evaluation import evaluate, speak_samples
-from tts_recipe import StageRecipe, TTSRecipe, load_recipe
+from tts_recipe import GuidedAttentionRecipe, StageRecipe, TTSRecipe, load_recipe
 
 from hf_affectcodec import (
     AffectCodecTTSConfig,
@@ -145,6 +145,7 @@ def build_trainer(recipe: TTSRecipe, stage: str, model, utterances, args) -> TTS
     if recipe.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if stage == "ar" and recipe.guided_attention is not None:
+        check_guided_heads(recipe.guided_attention, model.config)
         # The fused kinds of attention return no weights.
         model.set_attn_implementation("eager")
     settings = recipe.stage(stage)
@@ -173,6 +174,16 @@ def build_optimizer(model, recipe: TTSRecipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         parameters, settings.learning_rate, tuple(settings.betas), weight_decay=settings.weight_decay
     )
+
+
+def check_guided_heads(settings: GuidedAttentionRecipe, config):
+    """Raises where the model has no such layer or too few heads."""
+    if not settings.layers or not all(0 <= layer < config.num_hidden_layers for layer in settings.layers):
+        raise ValueError(
+            f"`guided_attention.layers` must lie in 0..{config.num_hidden_layers - 1}, got {settings.layers}"
+        )
+    if not 1 <= settings.heads <= config.num_attention_heads:
+        raise ValueError(f"`guided_attention.heads` must lie in 1..{config.num_attention_heads}, got {settings.heads}")
 
 
 def add_lora(model, stage: str, settings: dict):

@@ -137,6 +137,8 @@ def load_recipe(path: Path, data_root: str = "data", overrides: list[str] = ()) 
     if recipe.lora is not None and recipe.adamw is None:
         # ScaledAdam's steps are in proportion to a tensor's size, and half of an adapter's matrices start at 0.
         raise ValueError(f"{path}: `lora` needs `adamw`: ScaledAdam hardly moves matrices that start at 0")
+    if recipe.guided_attention is not None and not recipe.guided_attention.width > 0:
+        raise ValueError(f"{path}: `guided_attention.width` must be positive, got {recipe.guided_attention.width}")
     if not 0 <= recipe.emotion_dropout <= 1:
         raise ValueError(f"{path}: `emotion_dropout` must lie in [0, 1], got {recipe.emotion_dropout}")
     if recipe.mixed_precision not in ("no", "bf16"):

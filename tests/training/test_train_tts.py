@@ -173,22 +173,34 @@ def test_resume_twice_equals_an_unbroken_run(data_root, tmp_path, stage, changes
         run(tmp_path / "broken", data_root, stage, changes=changes)
 
 
-def trained_step(data_root, tmp_path, groups, monkeypatch):
+def trained_step(data_root, tmp_path, groups, monkeypatch, *changes):
     """The autoregressive part after one step on given batches."""
     monkeypatch.setattr(DynamicBatches, "__getitem__", lambda self, step: groups)
-    changes = [f"ar.accumulate={len(groups)}", "ar.epochs=1", "ar.max_seconds=100", "model.dropout=0.0"]
+    changes = [*changes, f"ar.accumulate={len(groups)}", "ar.epochs=1", "ar.max_seconds=100", "model.dropout=0.0"]
     changes += ["adamw={learning_rate: 0.01, warmup_steps: 0, max_grad_norm: 0.01}", "evaluation_clips=0"]
     run(tmp_path, data_root, "ar", "--stop-at", 1, changes=changes)
     return load_file(tmp_path / "ar/stage.safetensors"), rows_of(tmp_path / "ar")[0]
 
 
-def test_accumulated_batches_are_one_batch(data_root, tmp_path, monkeypatch):
-    whole, one = trained_step(data_root, tmp_path / "whole", [[0, 1, 2, 3]], monkeypatch)
-    parts, other = trained_step(data_root, tmp_path / "parts", [[2], [0, 3, 1]], monkeypatch)
+@pytest.mark.parametrize("change", ["seed=0", "guided_attention={layers: [1], heads: 2}"])
+def test_accumulated_batches_are_one_batch(data_root, tmp_path, monkeypatch, change):
+    whole, one = trained_step(data_root, tmp_path / "whole", [[0, 1, 2, 3]], monkeypatch, change)
+    parts, other = trained_step(data_root, tmp_path / "parts", [[2], [0, 3, 1]], monkeypatch, change)
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, rtol=0, atol=2e-5, msg=name)
     assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
     assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+    assert ("guided_attention_loss" in one) == ("guided" in change)
+
+
+def test_guided_heads_find_the_diagonal(data_root, tmp_path):
+    changes = ["ar.epochs=40", "guided_attention={layers: [1], heads: 1, weight: 20.0, width: 0.1}"]
+    run(tmp_path, data_root, "ar", changes=[*changes, "model.dropout=0.0", "evaluate_every=1000", "log_every=1"])
+    losses = [row["guided_attention_loss"] for row in rows_of(tmp_path / "ar") if "guided_attention_loss" in row]
+    assert np.mean(losses[-4:]) < 0.6 * np.mean(losses[:4])
+    for change, name in (("layers: [2]", "layers"), ("layers: []", "layers"), ("layers: [0], heads: 3", "heads")):
+        with pytest.raises(ValueError, match=f"guided_attention.{name}"):
+            run(tmp_path / "bad", data_root, "ar", changes=[f"guided_attention={{{change}}}"])
 
 
 def test_lora_trains_an_adapter_that_loads(by_heart, data_root, tmp_path):
@@ -436,6 +448,7 @@ def test_recipes_are_read(name):
         (["lora={r: 4}", "init_from=here"], "`lora` needs `adamw`"),
         ("mixed_precision=fp8", "mixed_precision"),
         ("emotion_dropout=1.5", "emotion_dropout"),
+        ("guided_attention={width: 0}", "guided_attention.width"),
         ("ar.epoch=3", "unknown key 'epoch'"),
         ("scaled_adam.momentum=3", "unknown key 'momentum'"),
         ("steps=3", "unknown key 'steps'"),
