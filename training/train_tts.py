@@ -401,6 +401,7 @@ def check_same_run(recipe: TTSRecipe, stored: Path):
         "seed",
         "train",
         "language",
+        "languages",
         "emotions",
         "min_seconds",
         "max_seconds",
@@ -446,7 +447,7 @@ def main(arguments=None):
         if run is not None:
             other_is_trained = take_other_stage(model, args.stage, run) or other_is_trained
     codec = load_corpus_codec(recipe.codec)
-    limits = (recipe.language, recipe.min_seconds, recipe.max_seconds)
+    limits = (recipe.language, recipe.min_seconds, recipe.max_seconds, recipe.languages)
     utterances = [u for source in recipe.train for u in load_utterances(source, processor, codec, *limits)]
     validation = [u for source in recipe.validation for u in load_utterances(source, processor, codec, *limits)]
     trainer = build_trainer(recipe, args.stage, model, utterances, args)

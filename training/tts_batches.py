@@ -43,7 +43,13 @@ class Utterance:
 
 
 def load_utterances(
-    source: DataSource, processor, codec: CorpusCodec, language: str, min_seconds: float, max_seconds: float
+    source: DataSource,
+    processor,
+    codec: CorpusCodec,
+    language: str,
+    min_seconds: float,
+    max_seconds: float,
+    languages: Sequence[str] | None = None,
 ) -> list[Utterance]:
     """
     Utterances of one source, those with text to speak and of a length within the limits.
@@ -56,6 +62,7 @@ def load_utterances(
         codec ([`tokenize_corpus.CorpusCodec`]): The codec.
         language (`str`): Language of rows without one.
         min_seconds, max_seconds (`float`): Limits of the length.
+        languages (`Sequence[str]`, *optional*): Codes of the languages that are kept. `None`: all.
 
     Raises:
         ValueError: No `text` is named, the codes are another codec's, or nothing is left.
@@ -65,7 +72,10 @@ def load_utterances(
         raise ValueError(f"`column_map` of {source.source} must name either `text` or `phonemes`, got {columns}")
     rows = _encoded_clips(source, columns, codec) if "audio" in columns else _stored_codes(source, columns, codec)
     rate = codec.sampling_rate / codec.hop_length
-    utterances, counts = [], {"without text": 0, "without anything to speak": 0, "too short or too long": 0}
+    utterances, counts = (
+        [],
+        {"without text": 0, "without anything to speak": 0, "too short or too long": 0, "of other languages": 0},
+    )
     for row in tqdm(rows, desc="phonemes", unit="clip"):
         text = row["text"] if "text" in columns else row["phonemes"]
         if not text or not text.strip():
@@ -75,6 +85,9 @@ def load_utterances(
             counts["too short or too long"] += 1
             continue
         spoken = row.get("language") or language
+        if languages is not None and spoken not in languages:
+            counts["of other languages"] += 1
+            continue
         try:
             phonemes = phonemize(text, spoken) if "text" in columns else check_phonemes(text, "phonemes")
         except ValueError as error:

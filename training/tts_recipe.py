@@ -88,6 +88,7 @@ class TTSRecipe:
     init_from: str | None = None
     lora: dict | None = None
     language: str = "en-us"
+    languages: list[str] | None = None
     emotions: list[str] | None = None
     emotion_dropout: float = 0.1
     min_seconds: float = 0.5

@@ -304,6 +304,9 @@ def test_what_cannot_be_trained_on_is_left_out_or_named(data_root, tmp_path, cap
     pq.write_table(changed, tmp_path / "gaps.parquet")
     gaps = replace(source, source=str(tmp_path / "gaps.parquet"))
     assert [u.text for u in load_utterances(gaps, processor, codec, "en", 0.1, 0.5)] == ["why not"]
+    tagged = replace(source, column_map={"text": "text", "language": "language"})
+    assert [u.language for u in load_utterances(tagged, processor, codec, "en", 0.1, 10, ["en-gb"])] == ["en-gb"]
+    assert "3 of other languages" in capsys.readouterr().out
     with pytest.raises(ValueError, match="no utterance is left"):
         load_utterances(gaps, processor, codec, "en", 2.0, 3.0)
     other = tiny_model(guidance_sources=(), alignment_feature_size=None, hidden_size=16)
