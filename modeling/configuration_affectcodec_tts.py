@@ -20,6 +20,9 @@ class AffectCodecTTSConfig(PreTrainedConfig):
 
     Args:
         codec_config (`AffectCodecConfig` or `dict`, *optional*): The codec whose tokens are spoken; `None`: its defaults.
+        codec_model_id (`str`, *optional*):
+            Where the codec's weights are, for a checkpoint that does not hold them: a Hub id or a path; one that begins with
+            a dot is seen from the checkpoint's folder. A loaded model holds all of its weights, and has `None` again.
         text_vocab_size (`int`, *optional*, defaults to 512): Number of text symbols (phonemes), with padding.
         hidden_size (`int`, *optional*, defaults to 1024): Width of both Transformers; even.
         num_hidden_layers (`int`, *optional*, defaults to 12): Layers of each Transformer.
@@ -57,6 +60,7 @@ class AffectCodecTTSConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = ["past_key_values"]
 
     codec_config: dict | PreTrainedConfig | None = None
+    codec_model_id: str | None = None
     text_vocab_size: int = 512
     hidden_size: int = 1024
     num_hidden_layers: int = 12

@@ -1,6 +1,7 @@
 """Text-to-speech by a language model over AffectCodec's tokens (arXiv 2605.11098, section 3.4)."""
 
 import copy
+import os
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,8 +94,39 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         self.ar = AffectCodecTTSForCausalLM(config)
         self.nar = AffectCodecTTSNonAutoregressiveModel(config)
         self.codec_model = AffectCodecModel._from_config(config.codec_config)
+        if config.codec_model_id is not None:
+            self._keys_to_ignore_on_load_missing = [r"^codec_model\."]
         self.generation_config.update(**GENERATION_DEFAULTS)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """
+        As in transformers. Where the checkpoint's `codec_model_id` says so, the codec's weights come from there.
+
+        Raises:
+            ValueError: `codec_model_id` is relative, but the checkpoint is no folder; or names a codec that does not fit.
+        """
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if model.config.codec_model_id is not None:
+            model._load_codec(pretrained_model_name_or_path)
+        return loaded
+
+    def _load_codec(self, checkpoint):
+        source = self.config.codec_model_id
+        if source.startswith("."):
+            if not os.path.isdir(checkpoint):
+                raise ValueError(
+                    f"`codec_model_id` {source!r} is seen from the checkpoint's folder, but {str(checkpoint)!r} is none"
+                )
+            source = os.path.normpath(os.path.join(checkpoint, source))
+        codec = AffectCodecModel.from_pretrained(source, dtype=torch.float32)
+        try:
+            self.codec_model.load_state_dict(codec.state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"`codec_model_id` {source!r} is another codec than `codec_config` describes") from error
+        self.config.codec_model_id = None
 
     def set_attn_implementation(self, attn_implementation, **kwargs):
         """As in transformers, for `ar` and `nar`."""
