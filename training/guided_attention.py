@@ -14,13 +14,14 @@ def guided_attention_loss(
     width: float,
 ) -> torch.Tensor:
     r"""
-    How far from the diagonal the guided heads look at the text (Tachibana, Uenoyama and Aihara, arXiv 1710.08969, section
-    4.1), where text and speech are one sequence. Of frame `t` of `T` and text symbol `n` of `N`
+    How far from the diagonal the guided heads look (Tachibana, Uenoyama and Aihara, arXiv 1710.08969, section 4.1), where text
+    and speech are one sequence. Of frame `t` of `T` and text symbol `n` of `N`
 
-    $$ \sum_t \sum_n a_{tn} \left(1 - e^{-\frac{((n + 1/2)/N - (t + 1/2)/T)^2}{2 g^2}}\right) $$
+    $$ \sum_t \left(1 - \sum_n a_{tn} e^{-\frac{((n + 1/2)/N - (t + 1/2)/T)^2}{2 g^2}}\right) $$
 
-    with $a_{tn}$ the weight of the symbol among the weights of all the text's symbols: how much a head looks at the codes
-    instead is its own affair.
+    with $a_{tn}$ the weight that frame `t` gives the symbol. Where all weights are on text, as in the paper, it is the paper's
+    sum; a head that looks at codes instead pays as if it looked far away. (Were the weights taken among the text's alone,
+    heads would turn away from the text and pay nothing: tried, they did.)
 
     Args:
         attentions (`Sequence[torch.Tensor]` of shape `(batch, heads, length, length)`):
@@ -38,12 +39,11 @@ def guided_attention_loss(
     # The row of the beginning of speech predicts frame 0.
     rows = slice(texts, texts + frames)
     weights = torch.stack([attentions[layer][:, :heads, rows, :texts].float() for layer in layers])
-    weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-6)
     symbol = _middles(attention_mask)[:, None, :]
     frame = _middles(audio_codes_mask)[:, :, None]
-    penalty = 1 - torch.exp(-((symbol - frame) ** 2) / (2 * width**2))
-    penalty = penalty * attention_mask[:, None, :] * audio_codes_mask[:, :, None]
-    return (weights * penalty[None, :, None]).sum() / (len(layers) * heads)
+    near = torch.exp(-((symbol - frame) ** 2) / (2 * width**2)) * attention_mask[:, None, :]
+    missed = 1 - (weights * near[None, :, None]).sum(-1)
+    return (missed * audio_codes_mask[None, :, None, :]).sum() / (len(layers) * heads)
 
 
 def _middles(mask):

@@ -11,11 +11,18 @@ def test_by_hand():
     text = torch.tensor([[False, True, True]])
     # Head 0 of layer 0 looks at the first symbol (.2) and at a code (.8) for frame 0, at both symbols alike for frame 1.
     attention[0, 0, 3, 1], attention[0, 0, 3, 3] = 0.2, 0.8
-    attention[0, 0, 4, 1], attention[0, 0, 4, 2] = 0.3, 0.3
+    attention[0, 0, 4, 1], attention[0, 0, 4, 2] = 0.5, 0.5
     attention[0, 1] = 99.0  # is not guided
     loss = guided_attention_loss([attention], text, torch.ones(1, 2, dtype=torch.bool), [0], 1, 0.5)
-    # Middles are 1/4 and 3/4: on the diagonal nothing, half an utterance beside it 1 - exp(-1/2), for half of frame 1.
-    assert float(loss) == pytest.approx(0.5 * (1 - math.exp(-0.5)), rel=1e-6)
+    # Middles are 1/4 and 3/4: on the diagonal nothing, half an utterance beside it 1 - exp(-1/2), on codes 1.
+    assert float(loss) == pytest.approx(0.8 + 0.5 * (1 - math.exp(-0.5)), rel=1e-6)
+
+
+def test_looking_away_from_the_text_costs_most():
+    away = torch.zeros(1, 1, 9, 9)
+    away[..., 4] = 1.0
+    masks = torch.ones(1, 3, dtype=torch.bool), torch.ones(1, 4, dtype=torch.bool)
+    assert float(guided_attention_loss([away], *masks, [0], 1, 0.1)) == 4.0
 
 
 def test_against_a_slow_loop():
@@ -30,10 +37,11 @@ def test_against_a_slow_loop():
             for head in range(3):
                 for t in range(length):
                     row = attentions[layer][item, head, 5 + t, :5].tolist()
+                    near = 0.0
                     for n in range(symbols):
                         distance = (n + 0.5) / symbols - (t + 0.5) / length
-                        expected += row[n] / sum(row) * (1 - math.exp(-(distance**2) / (2 * 0.2**2))) / 6
-    # What lies on padding of the text counts among a row's weights, but costs nothing: the model's mask makes it 0.
+                        near += row[n] * math.exp(-(distance**2) / (2 * 0.2**2))
+                    expected += (1 - near) / 6
     got = guided_attention_loss(attentions, text_mask, codes_mask, [0, 2], 3, 0.2)
     assert float(got) == pytest.approx(expected, rel=1e-5)
 
@@ -52,6 +60,6 @@ def test_its_gradient_turns_a_head_to_the_diagonal():
         optimizer.zero_grad()
         loss().backward()
         optimizer.step()
-    assert loss().item() < 0.1 * before
+    assert loss().item() < 0.2 * before
     looked_at = scores.detach().softmax(-1)[0, 0, 20:40, :20].argmax(-1)
     assert ((looked_at - torch.arange(20)).abs() <= 2).all()
