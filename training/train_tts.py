@@ -267,7 +267,8 @@ def train_step(trainer: TTSTrainer, batches: list[dict]) -> dict[str, float]:
     # Ranks' gradients are averaged.
     divisor = float(accelerator.reduce(targets)) / accelerator.num_processes
     guided = recipe.guided_attention if trainer.stage == "ar" else None
-    options = {} if guided is None else {"output_attentions": True}
+    weight = 0.0 if guided is None else guided_weight(guided, trainer.progress.step)
+    options = {"output_attentions": True} if weight else {}
     loss_sum = guided_sum = correct = 0.0
     for index, batch in enumerate(batches):
         last = index == len(batches) - 1
@@ -275,9 +276,9 @@ def train_step(trainer: TTSTrainer, batches: list[dict]) -> dict[str, float]:
         with nullcontext() if last else accelerator.no_sync(model):
             outputs = model(**batch, stage=trainer.stage, loss_reduction="sum", **options)
             loss = outputs.loss
-            if guided is not None:
+            if weight:
                 off_diagonal = guided_loss(outputs.attentions, batch, guided)
-                loss = loss + guided.weight * off_diagonal
+                loss = loss + weight * off_diagonal
                 guided_sum += float(off_diagonal.detach())
             accelerator.backward(loss / divisor)
         loss_sum += float(outputs.loss.detach())
@@ -292,11 +293,17 @@ def train_step(trainer: TTSTrainer, batches: list[dict]) -> dict[str, float]:
     return {
         "loss": sums[0] / total,
         "accuracy": sums[1] / total,
-        **({} if guided is None else {"guided_attention_loss": sums[2] / total}),
+        **({} if not weight else {"guided_attention_loss": sums[2] / total}),
         "grad_norm": float(norm),
         "learning_rate": rate,
         "epoch": epoch,
     }
+
+
+def guided_weight(settings: GuidedAttentionRecipe, step: int) -> float:
+    """Of guided attention at a step."""
+    left = 1.0 if settings.steps is None else max(0.0, 1 - step / settings.steps)
+    return settings.weight * left
 
 
 def guided_loss(attentions, batch: dict, settings) -> torch.Tensor:

@@ -56,10 +56,12 @@ class AdamWRecipe:
 class GuidedAttentionRecipe:
     """
     Of the autoregressive stage; see [`guided_attention.guided_attention_loss`]. `weight` multiplies it beside the cross-entropy,
-    both a frame; `layers` count from 0. Attention is computed the plain way, with its weights, while this is on.
+    both a frame, and falls to 0 in a straight line over `steps` (`None`: it stays): speech is not quite on the diagonal, so the
+    heads must be free in the end. `layers` count from 0. Attention is computed the plain way, with its weights, in such runs.
     """
 
     weight: float = 1.0
+    steps: int | None = None
     layers: list[int] = field(default_factory=lambda: [2, 3])
     heads: int = 1
     width: float = 0.15

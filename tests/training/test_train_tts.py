@@ -19,6 +19,7 @@ from recipe import DataSource
 from safetensors.torch import load_file
 from tiny import tiny_model
 from tokenize_corpus import load_corpus_codec
+from train_tts import guided_weight
 from transformers import pipeline
 from tts_batches import (
     DynamicBatches,
@@ -30,7 +31,7 @@ from tts_batches import (
     segment_prompt,
 )
 from tts_evaluation import evaluate, fill_codebooks
-from tts_recipe import load_recipe
+from tts_recipe import GuidedAttentionRecipe, load_recipe
 
 from hf_affectcodec import AffectCodecFeatureExtractor, AffectCodecTTSForConditionalGeneration, AffectCodecTTSProcessor
 
@@ -198,6 +199,21 @@ def test_guided_heads_find_the_diagonal(data_root, tmp_path):
     run(tmp_path, data_root, "ar", changes=[*changes, "model.dropout=0.0", "evaluate_every=1000", "log_every=1"])
     losses = [row["guided_attention_loss"] for row in rows_of(tmp_path / "ar") if "guided_attention_loss" in row]
     assert np.mean(losses[-4:]) < 0.6 * np.mean(losses[:4])
+    run(
+        tmp_path / "freed",
+        data_root,
+        "ar",
+        changes=["ar.epochs=6", "guided_attention={layers: [1], steps: 4}", "log_every=1"],
+    )
+    steps = [row["step"] for row in rows_of(tmp_path / "freed/ar") if "guided_attention_loss" in row]
+    assert steps == [1, 2, 3, 4]
+    assert [guided_weight(GuidedAttentionRecipe(2.0, 4), step) for step in (0, 1, 3, 4, 9)] == [
+        2.0,
+        1.5,
+        0.5,
+        0.0,
+        0.0,
+    ]
     for change, name in (("layers: [2]", "layers"), ("layers: []", "layers"), ("layers: [0], heads: 3", "heads")):
         with pytest.raises(ValueError, match=f"guided_attention.{name}"):
             run(tmp_path / "bad", data_root, "ar", changes=[f"guided_attention={{{change}}}"])
