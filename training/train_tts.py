@@ -37,7 +37,15 @@ from tokenize_corpus import load_corpus_codec
 from tqdm.auto import tqdm
 from train_codec import RunLog, checkpoints, forget_rows_after, save_checkpoint, to_device
 from transformers import AutoFeatureExtractor, AutoModel
-from tts_batches import DynamicBatches, begin_with_emotions, collate, continue_prompt, load_utterances, segment_prompt
+from tts_batches import (
+    DynamicBatches,
+    begin_with_emotions,
+    collate,
+    collate_alignments,
+    continue_prompt,
+    load_utterances,
+    segment_prompt,
+)
 from tts_evaluation import evaluate, speak_samples
 from tts_recipe import GuidedAttentionRecipe, StageRecipe, TTSRecipe, load_recipe
 
@@ -220,9 +228,10 @@ def prepared_batch(trainer: TTSTrainer, utterances: list, step: int, part: int) 
     As in USLM, every batch of the non-autoregressive stage trains codebook 2 and one other, the same on every rank.
     """
     own = np.random.default_rng([trainer.recipe.seed, step, part, trainer.accelerator.process_index])
-    batch = collate(begin_with_emotions(utterances, trainer.recipe.emotion_dropout, own))
+    utterances = begin_with_emotions(utterances, trainer.recipe.emotion_dropout, own)
+    batch = collate(utterances)
     if trainer.stage == "ar":
-        return batch
+        return {**batch, "alignment": collate_alignments(utterances)}
     settings, config = trainer.settings, trainer.accelerator.unwrap_model(trainer.model).config
     common = np.random.default_rng([trainer.recipe.seed, step, part])
     codebooks = (1,) if config.num_quantizers == 2 else (1, int(common.integers(2, config.num_quantizers)))
@@ -273,11 +282,12 @@ def train_step(trainer: TTSTrainer, batches: list[dict]) -> dict[str, float]:
     for index, batch in enumerate(batches):
         last = index == len(batches) - 1
         batch = to_device(batch, accelerator.device)
+        alignment = batch.pop("alignment", None)
         with nullcontext() if last else accelerator.no_sync(model):
             outputs = model(**batch, stage=trainer.stage, loss_reduction="sum", **options)
             loss = outputs.loss
             if weight:
-                off_diagonal = guided_loss(outputs.attentions, batch, guided)
+                off_diagonal = guided_loss(outputs.attentions, batch, alignment, guided)
                 loss = loss + weight * off_diagonal
                 guided_sum += float(off_diagonal.detach())
             accelerator.backward(loss / divisor)
@@ -306,7 +316,7 @@ def guided_weight(settings: GuidedAttentionRecipe, step: int) -> float:
     return settings.weight * left
 
 
-def guided_loss(attentions, batch: dict, settings) -> torch.Tensor:
+def guided_loss(attentions, batch: dict, alignment: torch.Tensor, settings: GuidedAttentionRecipe) -> torch.Tensor:
     return guided_attention_loss(
         attentions,
         batch["attention_mask"],
@@ -314,6 +324,8 @@ def guided_loss(attentions, batch: dict, settings) -> torch.Tensor:
         settings.layers,
         settings.heads,
         settings.width,
+        alignment,
+        settings.symbol_width,
     )
 
 

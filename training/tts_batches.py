@@ -28,6 +28,7 @@ class Utterance:
         phonemes (`list[int]`): Ids of its phonemes.
         codes (`np.ndarray` [Q, F]): The codec's codes, int16.
         emotion (`int`, *optional*): Id of the symbol of its emotion.
+        alignment (`np.ndarray` [F], *optional*): Which of its phonemes each frame says, where the corpus tells.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Utterance:
     phonemes: list[int]
     codes: np.ndarray
     emotion: int | None = None
+    alignment: np.ndarray | None = None
 
     @property
     def frames(self) -> int:
@@ -57,7 +59,8 @@ def load_utterances(
     Args:
         source ([`recipe.DataSource`]): With `audio` in its `column_map`: clips, which are encoded now. Else files that
             `tokenize_corpus.py` wrote with the same codec. `column_map` also names the column of the `text` (or of `phonemes`
-            that another front end made) and, if there are any, those of the `language` and the `emotion`.
+            that another front end made) and, if there are any, those of the `language`, the `emotion` and the
+            `phoneme_ends` (when each symbol of `phonemes` ends, in seconds).
         processor ([`AffectCodecTTSProcessor`]): Its vocabulary.
         codec ([`tokenize_corpus.CorpusCodec`]): The codec.
         language (`str`): Language of rows without one.
@@ -98,12 +101,22 @@ def load_utterances(
         ids = processor.encode_phonemes([phonemes])["input_ids"][0]
         label = row.get("emotion")
         emotion = processor.emotion_id(label) if label in (processor.emotions or ()) else None
-        utterances.append(Utterance(row["name"], text, spoken, ids, row["codes"], emotion))
+        alignment = None
+        # Where the vocabulary lacks a symbol, ends and ids are no longer of the same symbols.
+        if row.get("phoneme_ends") and len(row["phoneme_ends"]) == len(ids):
+            alignment = align(row["phoneme_ends"], row["codes"].shape[1], rate)
+        utterances.append(Utterance(row["name"], text, spoken, ids, row["codes"], emotion, alignment))
     left_out = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
     tqdm.write(f"{source.source}: {len(utterances)} utterances{'; left out: ' + left_out if left_out else ''}")
     if not utterances:
         raise ValueError(f"{source.source}: no utterance is left ({left_out or 'no rows'})")
     return utterances
+
+
+def align(ends: Sequence[float], frames: int, frame_rate: float) -> np.ndarray:
+    """The symbol [F] that is said in the middle of each frame, of symbols that end at `ends` seconds."""
+    middles = (np.arange(frames) + 0.5) / frame_rate
+    return np.minimum(np.searchsorted(ends, middles, side="right"), len(ends) - 1)
 
 
 def _stored_codes(source: DataSource, columns: dict[str, str], codec: CorpusCodec):
@@ -227,10 +240,21 @@ def begin_with_emotions(
 ) -> list[Utterance]:
     """Utterances whose text begins with the symbol of their emotion, but for a share `dropout` of them."""
     kept = generator.random(len(utterances)) >= dropout
-    return [
-        replace(u, phonemes=[u.emotion, *u.phonemes]) if keep and u.emotion is not None else u
-        for u, keep in zip(utterances, kept, strict=True)
-    ]
+    return [with_emotion(u) if keep and u.emotion is not None else u for u, keep in zip(utterances, kept, strict=True)]
+
+
+def with_emotion(utterance: Utterance) -> Utterance:
+    """An utterance whose text begins with the symbol of its emotion."""
+    alignment = None if utterance.alignment is None else utterance.alignment + 1
+    return replace(utterance, phonemes=[utterance.emotion, *utterance.phonemes], alignment=alignment)
+
+
+def collate_alignments(utterances: Sequence[Utterance]) -> torch.Tensor:
+    """Alignments `[B, F]` of a batch, -1 at padding and where there is none."""
+    unknown = [np.full(u.frames, -1) if u.alignment is None else u.alignment for u in utterances]
+    return pad_sequence(
+        [torch.from_numpy(item.astype(np.int64)) for item in unknown], batch_first=True, padding_value=-1
+    )
 
 
 def continue_prompt(batch: dict, share: float, max_frames: int) -> dict:

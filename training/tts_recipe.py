@@ -55,9 +55,11 @@ class AdamWRecipe:
 @dataclass
 class GuidedAttentionRecipe:
     """
-    Of the autoregressive stage; see [`guided_attention.guided_attention_loss`]. `weight` multiplies it beside the cross-entropy,
-    both a frame, and falls to 0 in a straight line over `steps` (`None`: it stays): speech is not quite on the diagonal, so the
-    heads must be free in the end. `layers` count from 0. Attention is computed the plain way, with its weights, in such runs.
+    Of the autoregressive stage; see [`guided_attention.guided_attention_loss`]. `weight` multiplies it beside the cross-
+    entropy, both a frame, and falls to 0 in a straight line over `steps` (`None`: it stays): speech is not quite on the
+    diagonal, so the heads must be free in the end. Utterances with an alignment (column `phoneme_ends`) guide by that,
+    `symbol_width` symbols wide; others by the diagonal, `width` of their length wide. `layers` count from 0. Attention is
+    computed the plain way, with its weights, in such runs.
     """
 
     weight: float = 1.0
@@ -65,6 +67,7 @@ class GuidedAttentionRecipe:
     layers: list[int] = field(default_factory=lambda: [2, 3])
     heads: int = 1
     width: float = 0.15
+    symbol_width: float = 1.0
 
 
 @dataclass
@@ -140,8 +143,10 @@ def load_recipe(path: Path, data_root: str = "data", overrides: list[str] = ()) 
     if recipe.lora is not None and recipe.adamw is None:
         # ScaledAdam's steps are in proportion to a tensor's size, and half of an adapter's matrices start at 0.
         raise ValueError(f"{path}: `lora` needs `adamw`: ScaledAdam hardly moves matrices that start at 0")
-    if recipe.guided_attention is not None and not recipe.guided_attention.width > 0:
-        raise ValueError(f"{path}: `guided_attention.width` must be positive, got {recipe.guided_attention.width}")
+    for name in ("width", "symbol_width"):
+        value = getattr(recipe.guided_attention, name, 1.0)
+        if not value > 0:
+            raise ValueError(f"{path}: `guided_attention.{name}` must be positive, got {value}")
     if not 0 <= recipe.emotion_dropout <= 1:
         raise ValueError(f"{path}: `emotion_dropout` must lie in [0, 1], got {recipe.emotion_dropout}")
     if recipe.mixed_precision not in ("no", "bf16"):

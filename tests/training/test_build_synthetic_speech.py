@@ -1,4 +1,5 @@
 import io
+from functools import partial
 
 import build_synthetic_speech as script
 import numpy as np
@@ -23,14 +24,18 @@ def vowel(sampling_rate=22_050, seconds=1.5):
 
 
 class Engine:
+    """Says nothing but a vowel, a quarter of a second for each word."""
+
     name, sampling_rate = "vowel", 22_050
 
-    def __init__(self):
-        self.said = []
+    def __init__(self, seed, said):
+        self.seed, self.said = seed, said
 
     def __call__(self, text, length_scale):
-        self.said.append(text)
-        return vowel(seconds=0.25 * len(text.split()) * length_scale)
+        self.said.append((self.seed, text))
+        seconds = 0.25 * length_scale
+        ends = [seconds * (n + 1) for n in range(len(text.split()))]
+        return vowel(seconds=ends[-1]), "a" * len(ends), ends
 
 
 def pitch_of(waveform, sampling_rate):
@@ -101,7 +106,9 @@ def test_speakers_of_the_splits_are_strangers():
 def test_what_is_built_is_a_labelled_data_set_that_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(script, "SHARD_CLIPS", 6)
     texts = {"train": [f"Say number {'x' * n} now." for n in range(1, 9)], "validation": ["Never mind this."]}
-    hours = script.build(Engine(), texts, tmp_path, 0.006, seed=3)
+    said = []
+    hours = script.build(partial(Engine, said=said), texts, tmp_path, 0.006, seed=3)
+    assert len({seed for seed, _ in said}) == 1 + len(list(tmp_path.glob("train-*")))
     shards = sorted(tmp_path.glob("train-*.parquet"))
     assert hours >= 0.006 and len(shards) > 1
     rows = load_dataset("parquet", data_files=[str(path) for path in shards], split="train")
@@ -112,14 +119,56 @@ def test_what_is_built_is_a_labelled_data_set_that_goes_on(tmp_path, monkeypatch
     first = pq.read_table(shards[0]).to_pylist()[0]
     waveform, rate = soundfile.read(io.BytesIO(first["audio"]["bytes"]))
     assert rate == 16_000 and len(waveform) / rate == pytest.approx(first["duration"])
+    assert first["phonemes"] == "a" * len(first["text"].split()) and len(first["phoneme_ends"]) == len(
+        first["phonemes"]
+    )
+    assert first["phoneme_ends"][-1] == pytest.approx(first["duration"], abs=1e-3)
     assert np.median(pitch_of(waveform, rate)) == pytest.approx(first["median_pitch"], rel=0.05)
 
     contents = {path: path.read_bytes() for path in tmp_path.glob("*.parquet")}
     shards[-1].unlink()
-    again = Engine()
-    script.build(again, texts, tmp_path, 0.006, seed=3)
+    said.clear()
+    script.build(partial(Engine, said=said), texts, tmp_path, 0.006, seed=3)
     assert {path: path.read_bytes() for path in tmp_path.glob("*.parquet")} == contents
-    assert 0 < len(again.said) <= 6
+    assert 0 < len(said) <= 6
+
+
+def test_processes_change_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "SHARD_CLIPS", 3)
+    texts = {"train": [f"Say number {'x' * n} now." for n in range(1, 9)], "validation": ["Never mind this."]}
+    for name, processes in (("one", 1), ("two", 2)):
+        script.build(partial(Engine, said=[]), texts, tmp_path / name, 0.002, seed=3, processes=processes)
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert len(one) >= 2 and one.items() <= two.items()
+
+
+def test_ends_of_symbols_by_hand():
+    """The silence before the first symbol and after the last is theirs."""
+    alignment = [("^", 10), ("h", 5), ("\u02c8", 0), ("i", 7), (".", 3), ("$", 20)]
+    assert script.symbol_ends(alignment) == ("hˈi.", [15, 15, 22, 45])
+
+
+def test_sentences_of_a_clip_are_aligned_in_a_row(monkeypatch):
+    class Part:
+        def __init__(self, phoneme, num_samples):
+            self.phoneme, self.num_samples = phoneme, num_samples
+
+    class Chunk:
+        def __init__(self, symbols, each, aligned=True):
+            self.audio_float_array = np.zeros(each * len(symbols), dtype=np.float32)
+            self.phoneme_alignments = [Part(symbol, each) for symbol in symbols] if aligned else None
+
+    class Voice:
+        def synthesize(self, text, settings, include_alignments):
+            assert include_alignments
+            return [Chunk("^ab.$", 10), Chunk("^cd$", 20, aligned=text != "bare")]
+
+    engine = object.__new__(script.PiperEngine)
+    engine.voice, engine.sampling_rate, engine._settings = Voice(), 10, lambda length_scale: None
+    waveform, symbols, ends = engine("text", 1.0)
+    assert len(waveform) == 130 and symbols == "ab. cd"
+    assert ends == [2.0, 3.0, 5.0, 5.0, 9.0, 13.0]
+    assert engine("bare", 1.0)[1:] == ("", [])
 
 
 def test_a_missing_engine_is_named(tmp_path, monkeypatch):

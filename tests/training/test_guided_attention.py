@@ -46,6 +46,21 @@ def test_against_a_slow_loop():
     assert float(got) == pytest.approx(expected, rel=1e-5)
 
 
+def test_known_symbols_take_the_place_of_the_diagonal():
+    """Frames of the first utterance say symbols 2, 2 and 0; of the second nothing is known, so it goes by the diagonal."""
+    generator = torch.Generator().manual_seed(0)
+    attention = torch.rand(2, 1, 8, 8, generator=generator) / 8
+    masks = torch.ones(2, 3, dtype=torch.bool), torch.ones(2, 3, dtype=torch.bool)
+    alignment = torch.tensor([[2, 2, 0], [-1, -1, -1]])
+    got = guided_attention_loss([attention], *masks, [0], 1, 0.3, alignment, 0.5)
+    known = sum(
+        1 - sum(float(attention[0, 0, 3 + t, n]) * math.exp(-((n - said) ** 2) / (2 * 0.25)) for n in range(3))
+        for t, said in enumerate([2, 2, 0])
+    )
+    diagonal = guided_attention_loss([attention[1:]], masks[0][1:], masks[1][1:], [0], 1, 0.3)
+    assert float(got) == pytest.approx(known + float(diagonal), rel=1e-6)
+
+
 def test_its_gradient_turns_a_head_to_the_diagonal():
     torch.manual_seed(0)
     scores = torch.randn(1, 1, 42, 42, requires_grad=True)

@@ -24,8 +24,10 @@ from transformers import pipeline
 from tts_batches import (
     DynamicBatches,
     Utterance,
+    align,
     begin_with_emotions,
     collate,
+    collate_alignments,
     continue_prompt,
     load_utterances,
     segment_prompt,
@@ -292,6 +294,28 @@ def test_utterances_are_what_was_said(data_root):
     assert [u.text for u in utterances] == TEXTS and [u.frames for u in utterances] == [20, 25, 30, 23]
     spoken = [processor.decode(utterance.phonemes) for utterance in utterances]
     assert spoken == ["jˈɛs", "ˈəʊ nˈəʊ", "ɡˌoʊ ˈɔn", "wˌaɪ nˈɑːt"]
+
+
+def test_alignments_are_read_and_move_with_the_emotion(data_root, tmp_path):
+    """Symbols that end at .1, .1, .3 and 9 s; 50 frames a second."""
+    ends = [0.1, 0.1, 0.3, 9.0]
+    assert align(ends, 20, 50.0).tolist() == [0] * 5 + [2] * 10 + [3] * 5 and align([0.1], 8, 50.0).tolist() == [0] * 8
+    table = pq.read_table(data_root / "train.parquet")
+    # Of the third the vocabulary lacks a symbol.
+    table = table.append_column("phonemes", pa.array(["jˈɛs", "noʊ", "a☃b", "wˌaɪ"]))
+    table = table.append_column("phoneme_ends", pa.array([ends, [], [0.1, 0.2, 0.3], ends]))
+    pq.write_table(table, tmp_path / "aligned.parquet")
+    source = DataSource(
+        str(tmp_path / "aligned.parquet"), column_map={"phonemes": "phonemes", "phoneme_ends": "phoneme_ends"}
+    )
+    processor = AffectCodecTTSProcessor(AffectCodecFeatureExtractor())
+    read = load_utterances(source, processor, load_corpus_codec(str(data_root / "codec")), "en", 0.1, 10.0)
+    assert [u.alignment is None for u in read] == [False, True, True, False]
+    moody = begin_with_emotions([replace(read[0], emotion=9), read[3]], 0.0, np.random.default_rng(0))
+    assert len(moody[0].phonemes) == 5 and moody[0].alignment.tolist() == (read[0].alignment + 1).tolist()
+    together = collate_alignments([read[0], read[1], *moody])
+    assert together.shape == (4, 25) and together[0, :20].tolist() == align(ends, 20, 50.0).tolist()
+    assert (together[1] == -1).all() and (together[0, 20:] == -1).all() and int(together[2, 0]) == 1
 
 
 def test_clips_are_encoded_to_the_same_codes(data_root):
