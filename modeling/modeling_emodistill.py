@@ -12,9 +12,9 @@ from transformers.utils.generic import can_return_tuple
 
 from .attention_graph_fusion import masked_mean, masked_statistics
 from .configuration_emodistill import EmoDistillConfig
-from .feature_scaler import FeatureScaler
 from .layers_emodistill import check_mask, weighted_cross_entropy
 from .modeling_affectcodec import AffectCodecModel
+from .scaling_ser import SERFeatureScaler
 
 
 @dataclass
@@ -84,7 +84,7 @@ class EmoDistillPreTrainedModel(PreTrainedModel):
         if isinstance(module, nn.Linear):
             init.trunc_normal_(module.weight, std=self.config.initializer_range)
             init.zeros_(module.bias)
-        elif isinstance(module, FeatureScaler):
+        elif isinstance(module, SERFeatureScaler):
             init.zeros_(module.mean)
             init.ones_(module.std)
 
@@ -107,7 +107,7 @@ class EmoDistillForAudioClassification(EmoDistillPreTrainedModel):
             self.encoder = WhisperEncoder._from_config(config.encoder_config)
         else:
             self.encoder = AutoModel.from_config(config.encoder_config)
-        self.scaler = FeatureScaler(config.pooled_size)
+        self.scaler = SERFeatureScaler(config.pooled_size)
         self.projections = EmoDistillProjections(config)
         self.head = EmoDistillHead(config)
         self.post_init()

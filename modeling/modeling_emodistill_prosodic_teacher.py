@@ -8,12 +8,12 @@ from transformers.utils.generic import can_return_tuple
 
 from .attention_graph_fusion import masked_mean
 from .configuration_emodistill import EmoDistillProsodicTeacherConfig
-from .feature_scaler import FeatureScaler
 from .layers_emodistill import (
     EmoDistillTeacherOutput,
     check_mask,
     weighted_cross_entropy,
 )
+from .scaling_ser import SERFeatureScaler
 
 
 class EmoDistillMaskedConv(nn.Module):
@@ -71,7 +71,7 @@ class EmoDistillProsodicTeacher(PreTrainedModel):
 
     def __init__(self, config: EmoDistillProsodicTeacherConfig):
         super().__init__(config)
-        self.scaler = FeatureScaler(config.feature_size)
+        self.scaler = SERFeatureScaler(config.feature_size)
         size = config.hidden_sizes[0]
         self.stem = EmoDistillMaskedConv(config.feature_size, size, config.stem_kernel_size, stride=2)
         self.blocks = nn.ModuleList()
@@ -97,7 +97,7 @@ class EmoDistillProsodicTeacher(PreTrainedModel):
             init.zeros_(module.running_mean)
             init.ones_(module.running_var)
             init.zeros_(module.num_batches_tracked)
-        elif isinstance(module, FeatureScaler):
+        elif isinstance(module, SERFeatureScaler):
             init.zeros_(module.mean)
             init.ones_(module.std)
 

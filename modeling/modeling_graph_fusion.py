@@ -24,7 +24,7 @@ from .attention_graph_fusion import (
 from .blocks_graph_fusion import FUSION_CLASSES
 from .configuration_graph_fusion import GraphFusionConfig
 from .encoders_graph_fusion import GraphFusionEncoders, pad_modalities
-from .feature_scaler import FeatureScaler
+from .scaling_ser import SERFeatureScaler
 
 
 @dataclass
@@ -101,7 +101,7 @@ class GraphFusionStatistics(nn.Module):
 
     def __init__(self, feature_size: int, size: int, config):
         super().__init__()
-        self.scaler = FeatureScaler(2 * feature_size)
+        self.scaler = SERFeatureScaler(2 * feature_size)
         self.dropout = nn.Dropout(config.dropout)
         self.linear = nn.Linear(2 * feature_size, size)
 
@@ -161,7 +161,7 @@ class GraphFusionPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, FeatureScaler):
+        elif isinstance(module, SERFeatureScaler):
             init.zeros_(module.mean)
             init.ones_(module.std)
         elif isinstance(module, GraphFusionAbsence):

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 
-class FeatureScaler(nn.Module):
+class SERFeatureScaler(nn.Module):
     """Features to z-scores by a mean and a standard deviation that are part of the weights; 0 and 1 until they are set."""
 
     def __init__(self, size: int):
