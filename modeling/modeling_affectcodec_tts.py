@@ -110,10 +110,12 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if model.config.codec_model_id is not None:
-            model._load_codec(pretrained_model_name_or_path)
+            # How to reach the Hub is the same for both; a revision is of one repository.
+            hub = {name: kwargs[name] for name in ("cache_dir", "local_files_only", "token") if name in kwargs}
+            model._load_codec(pretrained_model_name_or_path, hub)
         return loaded
 
-    def _load_codec(self, checkpoint):
+    def _load_codec(self, checkpoint, hub):
         source = self.config.codec_model_id
         if source.startswith("."):
             if not os.path.isdir(checkpoint):
@@ -121,7 +123,7 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
                     f"`codec_model_id` {source!r} is seen from the checkpoint's folder, but {str(checkpoint)!r} is none"
                 )
             source = os.path.normpath(os.path.join(checkpoint, source))
-        codec = AffectCodecModel.from_pretrained(source, dtype=torch.float32)
+        codec = AffectCodecModel.from_pretrained(source, dtype=torch.float32, **hub)
         try:
             self.codec_model.load_state_dict(codec.state_dict())
         except RuntimeError as error:
