@@ -74,7 +74,8 @@ class Mood:
     gain_db: float
 
 
-# The directions are those of Scherer 2003 (Speech Communication 40), table 2; the sizes are ours.
+# The directions are what studies of vocal emotion commonly report (reviewed by Scherer 2003, Speech Communication 40); the
+# sizes are ours.
 MOODS = {
     "neutral": Mood(1.0, 0.8, 1.0, 0.0),
     "happy": Mood(1.2, 1.6, 1.05, 2.0),
