@@ -50,8 +50,9 @@ class AffectCodecTTSOutput(ModelOutput):
             Stage `"nar"`: `(batch, len(codebooks), frames, codebook_size)`.
         labels (`torch.LongTensor`): The targets, as the logits without their last axis; -100 where none is.
         attentions (`tuple[torch.FloatTensor]`):
-            Of stage `"ar"` with `output_attentions`, one a layer: `(batch, heads, length, length)` over the sequence
-            [text ; beginning ; codes ; end], so that row `text_length + i` is what predicts frame `i`.
+            With `output_attentions`, one a layer. Stage `"ar"`: `(batch, heads, length, length)` over the sequence
+            [text ; beginning ; codes ; end]. Stage `"nar"`: `(batch, len(codebooks), heads, length, length)` over
+            [text ; frames]. In both row `text_length + i` is what predicts frame `i`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -176,7 +177,7 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
             num_items_in_batch (`int` or `torch.Tensor`, *optional*):
                 Divide the summed loss by this in place of the number of targets here.
             output_attentions (`bool`, *optional*, defaults to `False`):
-                `"ar"`: return the attention weights; needs `set_attn_implementation("eager")`.
+                Return the attention weights; needs `set_attn_implementation("eager")`.
 
         Returns:
             [`AffectCodecTTSOutput`]
@@ -202,16 +203,15 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         audio_codes_mask = check_codes(self.config, audio_codes, audio_codes_mask, len(input_ids), "audio_codes")
         loss_mask = check_mask(loss_mask, audio_codes_mask, "loss_mask")
         prompt_mask = check_mask(prompt_mask, audio_codes_mask, "prompt_mask")
-        losses = {"loss_reduction": loss_reduction, "num_items_in_batch": num_items_in_batch}
+        options = {"loss_reduction": loss_reduction, "num_items_in_batch": num_items_in_batch}
+        if output_attentions:
+            options["output_attentions"] = True
         if stage == "ar":
             if codebooks is not None or prompt_mask is not None:
                 raise ValueError("`codebooks` and `prompt_mask` belong to `stage='nar'`")
-            options = {**losses, "output_attentions": True} if output_attentions else losses
             return self._autoregressive_loss(
                 input_ids, audio_codes, attention_mask, audio_codes_mask, loss_mask, options
             )
-        if output_attentions:
-            raise ValueError("`output_attentions` belongs to `stage='ar'`")
         if stage != "nar":
             raise ValueError(f"`stage` must be 'ar' or 'nar', got {stage!r}")
         if codebooks is None:
@@ -233,14 +233,16 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
                     audio_codes_mask=audio_codes_mask,
                     prompt_mask=prompt_mask,
                     labels=labels[-1],
-                    **losses,
+                    **options,
                 )
             )
         loss = torch.stack([output.loss for output in outputs])
+        attentions = [output.attentions for output in outputs] if output_attentions else []
         return AffectCodecTTSOutput(
             loss=loss.mean() if loss_reduction == "mean" and num_items_in_batch is None else loss.sum(),
             logits=torch.stack([output.logits for output in outputs], dim=1),
             labels=torch.stack(labels, dim=1),
+            attentions=tuple(torch.stack(layer, dim=1) for layer in zip(*attentions, strict=True)) or None,
         )
 
     def _autoregressive_loss(self, input_ids, audio_codes, attention_mask, audio_codes_mask, loss_mask, options):

@@ -28,7 +28,7 @@ def guided_attention_loss(
 
     Args:
         attentions (`Sequence[torch.Tensor]` of shape `(batch, heads, length, length)`):
-            A layer each, over [text ; beginning ; codes ; end].
+            A layer each, over [text ; beginning ; codes ; end] or [text ; frames].
         attention_mask (`torch.Tensor` of shape `(batch, text_length)`): True at text.
         audio_codes_mask (`torch.Tensor` of shape `(batch, frames)`): True at frames.
         layers (`Sequence[int]`): Which layers are guided.
@@ -41,7 +41,7 @@ def guided_attention_loss(
         `torch.Tensor` of shape `()`: The sum over frames, the mean over guided heads; between 0 and the number of frames.
     """
     texts, frames = attention_mask.shape[1], audio_codes_mask.shape[1]
-    # The row of the beginning of speech predicts frame 0.
+    # The row of the beginning of speech predicts frame 0; in the second stage it is frame 0's own.
     rows = slice(texts, texts + frames)
     weights = torch.stack([attentions[layer][:, :heads, rows, :texts].float() for layer in layers])
     symbol = _middles(attention_mask)[:, None, :]

@@ -152,7 +152,7 @@ def build_trainer(recipe: TTSRecipe, stage: str, model, utterances, args) -> TTS
         add_lora(model, stage, recipe.lora)
     if recipe.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    if stage == "ar" and recipe.guided_attention is not None:
+    if recipe.guided_attention is not None:
         check_guided_heads(recipe.guided_attention, model.config)
         # The fused kinds of attention return no weights.
         model.set_attn_implementation("eager")
@@ -229,9 +229,9 @@ def prepared_batch(trainer: TTSTrainer, utterances: list, step: int, part: int) 
     """
     own = np.random.default_rng([trainer.recipe.seed, step, part, trainer.accelerator.process_index])
     utterances = begin_with_emotions(utterances, trainer.recipe.emotion_dropout, own)
-    batch = collate(utterances)
+    batch = {**collate(utterances), "alignment": collate_alignments(utterances)}
     if trainer.stage == "ar":
-        return {**batch, "alignment": collate_alignments(utterances)}
+        return batch
     settings, config = trainer.settings, trainer.accelerator.unwrap_model(trainer.model).config
     common = np.random.default_rng([trainer.recipe.seed, step, part])
     codebooks = (1,) if config.num_quantizers == 2 else (1, int(common.integers(2, config.num_quantizers)))
@@ -275,7 +275,7 @@ def train_step(trainer: TTSTrainer, batches: list[dict]) -> dict[str, float]:
     targets = torch.tensor(float(sum(num_targets(batch) for batch in batches)), device=accelerator.device)
     # Ranks' gradients are averaged.
     divisor = float(accelerator.reduce(targets)) / accelerator.num_processes
-    guided = recipe.guided_attention if trainer.stage == "ar" else None
+    guided = recipe.guided_attention
     weight = 0.0 if guided is None else guided_weight(guided, trainer.progress.step)
     options = {"output_attentions": True} if weight else {}
     loss_sum = guided_sum = correct = 0.0
@@ -317,15 +317,26 @@ def guided_weight(settings: GuidedAttentionRecipe, step: int) -> float:
 
 
 def guided_loss(attentions, batch: dict, alignment: torch.Tensor, settings: GuidedAttentionRecipe) -> torch.Tensor:
-    return guided_attention_loss(
-        attentions,
-        batch["attention_mask"],
-        batch["audio_codes_mask"],
-        settings.layers,
-        settings.heads,
-        settings.width,
-        alignment,
-        settings.symbol_width,
+    """Of the first stage, or summed over the codebooks of the second."""
+    frames = batch["audio_codes_mask"]
+    if "loss_mask" in batch:
+        # The prompt was put before the utterance: the text is said after it.
+        frames = frames & ~batch["prompt_mask"]
+    stages = [attentions]
+    if "codebooks" in batch:
+        stages = [[layer[:, index] for layer in attentions] for index in range(len(batch["codebooks"]))]
+    return sum(
+        guided_attention_loss(
+            stage,
+            batch["attention_mask"],
+            frames,
+            settings.layers,
+            settings.heads,
+            settings.width,
+            alignment,
+            settings.symbol_width,
+        )
+        for stage in stages
     )
 
 

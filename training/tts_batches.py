@@ -270,8 +270,8 @@ def continue_prompt(batch: dict, share: float, max_frames: int) -> dict:
 def segment_prompt(batch: dict, share: float, max_frames: int, generator: np.random.Generator) -> dict:
     """
     Prefix mode 2 of the public VALL-E: a segment from anywhere in each utterance is put before it as the acoustic prompt,
-    and is no target where it came from. Its length is as in [`continue_prompt`]. Changes `audio_codes` to `[B, Q, P + F]` and
-    its mask, adds `prompt_mask` and `loss_mask` `[B, P + F]`.
+    and is no target where it came from. Its length is as in [`continue_prompt`]. Changes `audio_codes` to `[B, Q, P + F]`,
+    its mask and its `alignment` (-1 in the prompt), adds `prompt_mask` and `loss_mask` `[B, P + F]`.
     """
     codes, mask = batch["audio_codes"], batch["audio_codes_mask"]
     frames = prompt_frames(mask, share, max_frames)
@@ -283,6 +283,8 @@ def segment_prompt(batch: dict, share: float, max_frames: int, generator: np.ran
     is_prompt[:, :frames] = True
     loss_mask = ~is_prompt
     loss_mask.scatter_(1, frames + taken, False)
+    if "alignment" in batch:
+        batch = {**batch, "alignment": torch.nn.functional.pad(batch["alignment"], (frames, 0), value=-1)}
     return {
         **batch,
         "audio_codes": torch.cat((prompt, codes), dim=2),

@@ -55,7 +55,7 @@ class AdamWRecipe:
 @dataclass
 class GuidedAttentionRecipe:
     """
-    Of the autoregressive stage; see [`guided_attention.guided_attention_loss`]. `weight` multiplies it beside the
+    Of both stages; see [`guided_attention.guided_attention_loss`]. `weight` multiplies it beside the
     cross-entropy, both a frame, and falls to 0 in a straight line over `steps` (`None`: it stays): speech is not quite on the
     diagonal, so the heads must be free in the end. Utterances with an alignment (column `phoneme_ends`) guide by that,
     `symbol_width` symbols wide; others by the diagonal, `width` of their length wide. `layers` count from 0. Attention is
@@ -77,7 +77,7 @@ class TTSRecipe:
     `codec`, a folder or Hub id (`None`: the checkpoint shipped in the package). AdamW is used where `adamw` is given. `lora`
     holds arguments of `peft.LoraConfig` and trains an adapter to `init_from`, a trained model. `transcriber`, a Hub id, makes
     evaluations print the word error rate of samples. Rows of other `languages` than those named are left out.
-    `guided_attention` shows heads of the first stage where in the text they are. With `emotions`, labels of the column that
+    `guided_attention` shows heads where in the text they are. With `emotions`, labels of the column that
     `column_map` calls `emotion`, each text begins with its label's symbol, but for a share `emotion_dropout`; rows of other
     labels have none.
     """

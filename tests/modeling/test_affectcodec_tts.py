@@ -365,6 +365,26 @@ def test_eager_is_sdpa():
     assert (outputs.attentions[0][0, 0] > 0).tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
 
 
+def test_attentions_of_both_stages():
+    phonemes, mask, codes, codes_mask = random_inputs([5, 2, 3], [9, 4, 7])
+    model = tiny_tts()
+    model.set_attn_implementation("eager")
+    for stage, length, options in (("ar", 5 + 9 + 2, {}), ("nar", 5 + 9, {"codebooks": (1, 3)})):
+        outputs = model(phonemes, codes, mask, codes_mask, stage=stage, output_attentions=True, **options)
+        assert len(outputs.attentions) == 2
+        shape = (3, 2, 2, length, length) if stage == "nar" else (3, 2, length, length)
+        assert outputs.attentions[0].shape == shape
+        weights = outputs.attentions[1].movedim(0, -3)
+        assert float(weights[..., 1, 5:9, 2:5].abs().max()) == 0  # no frame looks at padding
+        torch.testing.assert_close(weights[..., :9, :].sum(-1), torch.ones(weights.shape[:-2] + (9,)))
+        assert model(phonemes, codes, mask, codes_mask, stage=stage, **options).attentions is None
+        torch.testing.assert_close(
+            outputs.logits, model(phonemes, codes, mask, codes_mask, stage=stage, **options).logits
+        )
+    own = model.nar(phonemes, codes, 3, attention_mask=mask, audio_codes_mask=codes_mask, output_attentions=True)
+    torch.testing.assert_close(outputs.attentions[0][:, 1], own.attentions[0])
+
+
 def test_cache_needs_positions_and_whole_sequences():
     cache = MODEL.ar(torch.tensor([[70, 71, BOS]]), use_cache=True).past_key_values
     with pytest.raises(ValueError, match="position_ids"):

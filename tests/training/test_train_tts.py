@@ -19,7 +19,7 @@ from recipe import DataSource
 from safetensors.torch import load_file
 from tiny import tiny_model
 from tokenize_corpus import load_corpus_codec
-from train_tts import guided_weight
+from train_tts import guided_loss, guided_weight
 from transformers import pipeline
 from tts_batches import (
     DynamicBatches,
@@ -196,11 +196,16 @@ def test_accumulated_batches_are_one_batch(data_root, tmp_path, monkeypatch, cha
     assert ("guided_attention_loss" in one) == ("guided" in change)
 
 
-def test_guided_heads_find_the_diagonal(data_root, tmp_path):
-    changes = ["ar.epochs=40", "guided_attention={layers: [1], heads: 1, weight: 20.0, width: 0.1}"]
-    run(tmp_path, data_root, "ar", changes=[*changes, "model.dropout=0.0", "evaluate_every=1000", "log_every=1"])
-    losses = [row["guided_attention_loss"] for row in rows_of(tmp_path / "ar") if "guided_attention_loss" in row]
+@pytest.mark.parametrize("stage, prefix_mode", [("ar", 0), ("nar", 0), ("nar", 1), ("nar", 2)])
+def test_guided_heads_find_the_diagonal(data_root, tmp_path, stage, prefix_mode):
+    changes = [f"{stage}.epochs=40", "guided_attention={layers: [1], heads: 1, weight: 20.0, width: 0.1}"]
+    changes += [f"nar.prefix_mode={prefix_mode}", "model.dropout=0.0", "evaluate_every=1000", "log_every=1"]
+    run(tmp_path, data_root, stage, changes=changes)
+    losses = [row["guided_attention_loss"] for row in rows_of(tmp_path / stage) if "loss" in row]
     assert np.mean(losses[-4:]) < 0.6 * np.mean(losses[:4])
+
+
+def test_guided_attention_fades_and_checks_its_heads(data_root, tmp_path):
     run(
         tmp_path / "freed",
         data_root,
@@ -434,6 +439,29 @@ def test_prefix_mode_2_against_a_loop():
             assert int(batch["audio_codes_mask"][row].sum()) == 4 + utterance.frames
     # Segments come from everywhere, the ends included.
     assert {(0, 0), (0, 5)} <= seen and len({start for row, start in seen if row == 1}) > 5
+
+
+@pytest.mark.parametrize("prefix_mode", [0, 1, 2])
+def test_guided_heads_that_follow_the_speech_pay_nothing(prefix_mode):
+    said = [[0, 0, 0, 1, 1, 1, 1, 1, 1], [0] * 6 + [1, 1] + [2] * 6]
+    utterances = [replace(u, alignment=np.array(a)) for u, a in zip(utterances_of([9, 14]), said, strict=True)]
+    batch = {**collate(utterances), "alignment": collate_alignments(utterances), "codebooks": (1, 4)}
+    if prefix_mode == 1:
+        batch = continue_prompt(batch, 0.5, 150)
+    elif prefix_mode == 2:
+        batch = segment_prompt(batch, 0.5, 150, np.random.default_rng(0))
+    first = batch["audio_codes"].shape[-1] - 14
+    length = 3 + first + 14
+    attention = torch.zeros(2, 2, 1, length, length)  # item, codebook, head
+    for row, item in enumerate(said):
+        for frame, symbol in enumerate(item):
+            attention[row, :, :, 3 + first + frame, symbol] = 1
+    settings = GuidedAttentionRecipe(layers=[0], heads=1, symbol_width=0.5)
+    assert float(guided_loss([attention], batch, batch["alignment"], settings)) == 0
+    # One frame of codebook 4 looks at the symbol beside its own.
+    attention[1, 1, 0, 3 + first + 7] = torch.tensor([0.0, 0, 1] + [0] * (length - 3))
+    got = float(guided_loss([attention], batch, batch["alignment"], settings))
+    assert got == pytest.approx(1 - np.exp(-1 / (2 * 0.5**2)))
 
 
 def test_targets_are_counted_as_the_model_has_them(by_heart):
