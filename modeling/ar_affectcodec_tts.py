@@ -15,6 +15,7 @@ from .layers_affectcodec_tts import (
     CODE,
     TEXT,
     AffectCodecTTSAttention,
+    AffectCodecTTSDropout,
     AffectCodecTTSFeedForward,
     AffectCodecTTSPositionScales,
     AffectCodecTTSPreTrainedModel,
@@ -53,7 +54,7 @@ class AffectCodecTTSCausalLayer(GradientCheckpointingLayer):
         self.mlp = AffectCodecTTSFeedForward(config)
         self.self_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = AffectCodecTTSDropout(config.dropout)
 
     def forward(self, hidden_states, attention_mask=None, past_key_values=None, **kwargs):
         attended, _ = self.self_attn(
@@ -75,7 +76,7 @@ class AffectCodecTTSAutoregressiveModel(AffectCodecTTSPreTrainedModel):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_scales = AffectCodecTTSPositionScales()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = AffectCodecTTSDropout(config.dropout)
         self.layers = nn.ModuleList(
             [AffectCodecTTSCausalLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers)]
         )

@@ -12,6 +12,7 @@ from .configuration_affectcodec_tts import AffectCodecTTSConfig
 from .layers_affectcodec_tts import (
     AffectCodecTTSAdaptiveLayerNorm,
     AffectCodecTTSAttention,
+    AffectCodecTTSDropout,
     AffectCodecTTSFeedForward,
     AffectCodecTTSPreTrainedModel,
     code_cross_entropy,
@@ -28,7 +29,7 @@ class AffectCodecTTSAdaptiveLayer(GradientCheckpointingLayer):
         self.mlp = AffectCodecTTSFeedForward(config)
         self.self_attn_norm = AffectCodecTTSAdaptiveLayerNorm(config)
         self.mlp_norm = AffectCodecTTSAdaptiveLayerNorm(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = AffectCodecTTSDropout(config.dropout)
 
     def forward(self, hidden_states, stage, attention_mask=None, **kwargs):
         attended, _ = self.self_attn(
@@ -57,7 +58,7 @@ class AffectCodecTTSNonAutoregressiveModel(AffectCodecTTSPreTrainedModel):
             [nn.Embedding(config.codebook_size, config.hidden_size) for _ in range(config.num_quantizers)]
         )
         self.stage_embedding = nn.Embedding(config.num_quantizers - 1, config.hidden_size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = AffectCodecTTSDropout(config.dropout)
         self.layers = nn.ModuleList(
             [AffectCodecTTSAdaptiveLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers)]
         )

@@ -16,7 +16,7 @@ from transformers import (
 
 from hf_affectcodec.modeling.configuration_affectcodec_tts import AffectCodecTTSConfig
 from hf_affectcodec.modeling.inputs_affectcodec_tts import prompt_sequence, speech_sequence
-from hf_affectcodec.modeling.layers_affectcodec_tts import AffectCodecTTSAdaptiveLayerNorm
+from hf_affectcodec.modeling.layers_affectcodec_tts import AffectCodecTTSAdaptiveLayerNorm, keep_some
 from hf_affectcodec.modeling.modeling_affectcodec_tts import AffectCodecTTSForConditionalGeneration
 
 
@@ -365,6 +365,36 @@ def test_eager_is_sdpa():
     assert (outputs.attentions[0][0, 0] > 0).tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
 
 
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.93])
+def test_dropout_keeps_each_element_by_its_chance(p):
+    values = torch.randn(257, 1001, requires_grad=True)  # no multiple of the four elements of a draw
+    torch.manual_seed(0)
+    outputs = keep_some(values, p, training=True)
+    kept = outputs != 0
+    torch.testing.assert_close(outputs[kept], values[kept] / (1 - p))
+    # Four standard deviations; also among the elements of one draw, and of its neighbours.
+    for part in (kept, kept.flatten()[0::4], kept.flatten()[3::4]):
+        assert abs(float(part.float().mean()) - (1 - p)) < 4 * (p * (1 - p) / part.numel()) ** 0.5
+    flat = kept.flatten().float() - (1 - p)
+    for lag in (1, 2, 3, 4):
+        assert abs(float((flat[lag:] * flat[:-lag]).mean())) < 4 * p * (1 - p) / flat.numel() ** 0.5
+    outputs.sum().backward()
+    torch.testing.assert_close(values.grad, kept / (1 - p))
+    torch.manual_seed(0)
+    assert torch.equal(keep_some(values, p, training=True), outputs)
+    half = keep_some(values.detach().bfloat16(), p, training=True)
+    assert half.dtype == torch.bfloat16 and abs(float((half != 0).float().mean()) - (1 - p)) < 0.01
+
+
+def test_dropout_at_its_ends_and_at_rest():
+    values = torch.randn(3, 5)
+    assert torch.equal(keep_some(values, 0.5, training=False), values)
+    assert torch.equal(keep_some(values, 0.0, training=True), values)
+    assert torch.equal(keep_some(values, 1.0, training=True), torch.zeros(3, 5))
+    assert int((keep_some(torch.ones(10_000), 1 - 1e-9, training=True) != 0).sum()) <= 3
+    assert keep_some(torch.ones(0, 4), 0.5, training=True).shape == (0, 4)
+
+
 def test_attentions_of_both_stages():
     phonemes, mask, codes, codes_mask = random_inputs([5, 2, 3], [9, 4, 7])
     model = tiny_tts()
@@ -372,10 +402,11 @@ def test_attentions_of_both_stages():
     for stage, length, options in (("ar", 5 + 9 + 2, {}), ("nar", 5 + 9, {"codebooks": (1, 3)})):
         outputs = model(phonemes, codes, mask, codes_mask, stage=stage, output_attentions=True, **options)
         assert len(outputs.attentions) == 2
-        shape = (3, 2, 2, length, length) if stage == "nar" else (3, 2, length, length)
+        heads = model.config.num_attention_heads
+        shape = (3, 2, heads, length, length) if stage == "nar" else (3, heads, length, length)
         assert outputs.attentions[0].shape == shape
         weights = outputs.attentions[1].movedim(0, -3)
-        assert float(weights[..., 1, 5:9, 2:5].abs().max()) == 0  # no frame looks at padding
+        assert float(weights[..., 1, 5:9, :3].abs().max()) == 0  # no frame looks at padding
         torch.testing.assert_close(weights[..., :9, :].sum(-1), torch.ones(weights.shape[:-2] + (9,)))
         assert model(phonemes, codes, mask, codes_mask, stage=stage, **options).attentions is None
         torch.testing.assert_close(
