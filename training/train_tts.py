@@ -28,6 +28,7 @@ import yaml
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.logging import get_logger
 from accelerate.utils import set_seed
+from codec_embeddings import embed_codes_as_codec
 from codec_evaluation import draw_loss_curves
 from codec_steps import TrainProgress, learning_rate_ratio
 from guided_attention import guided_attention_loss
@@ -114,6 +115,8 @@ def build_model(recipe: TTSRecipe) -> tuple[AffectCodecTTSForConditionalGenerati
     config = AffectCodecTTSConfig(codec_config=codec.config.to_dict(), **recipe.model)
     model = AffectCodecTTSForConditionalGeneration(config)
     model.codec_model.load_state_dict(codec.state_dict())
+    if recipe.codec_embeddings:
+        embed_codes_as_codec(model)
     return model, build_processor(config, source, recipe)
 
 

@@ -74,7 +74,8 @@ class GuidedAttentionRecipe:
 class TTSRecipe:
     """
     One speech language model. `model` holds the keyword arguments of its configuration class but the codec's, which is
-    `codec`, a folder or Hub id (`None`: the checkpoint shipped in the package). AdamW is used where `adamw` is given. `lora`
+    `codec`, a folder or Hub id (`None`: the checkpoint shipped in the package). With `codec_embeddings` embeddings of codes start
+    as the codec's codebooks ([`codec_embeddings.codebook_embeddings`]), else at random. AdamW is used where `adamw` is given. `lora`
     holds arguments of `peft.LoraConfig` and trains an adapter to `init_from`, a trained model. `transcriber`, a Hub id, makes
     evaluations print the word error rate of samples. Rows of other `languages` than those named are left out.
     `guided_attention` shows heads where in the text they are. With `emotions`, labels of the column that
@@ -91,6 +92,7 @@ class TTSRecipe:
     nar: StageRecipe
     model: dict = field(default_factory=dict)
     codec: str | None = None
+    codec_embeddings: bool = False
     init_from: str | None = None
     lora: dict | None = None
     language: str = "en-us"
@@ -139,6 +141,8 @@ def load_recipe(path: Path, data_root: str = "data", overrides: list[str] = ()) 
     recipe = build_dataclass(TTSRecipe, values, str(path))
     if recipe.nar.prefix_mode not in PREFIX_MODES:
         raise ValueError(f"{path}: `nar.prefix_mode` must be one of {PREFIX_MODES}, got {recipe.nar.prefix_mode!r}")
+    if recipe.codec_embeddings and recipe.init_from is not None:
+        raise ValueError(f"{path}: `codec_embeddings` starts a new model, but `init_from` names a trained one")
     if recipe.lora is not None and recipe.init_from is None:
         raise ValueError(f"{path}: `lora` adapts a trained model, which `init_from` must name")
     if recipe.lora is not None and recipe.adamw is None:

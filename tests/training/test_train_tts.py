@@ -15,6 +15,7 @@ import tokenize_corpus
 import torch
 import train_tts
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from codec_embeddings import codebook_embeddings
 from recipe import DataSource
 from safetensors.torch import load_file
 from tiny import tiny_model
@@ -194,6 +195,14 @@ def test_accumulated_batches_are_one_batch(data_root, tmp_path, monkeypatch, cha
     assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
     assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
     assert ("guided_attention_loss" in one) == ("guided" in change)
+
+
+def test_embeddings_of_codes_start_as_the_codec_s(data_root, tmp_path):
+    run(tmp_path, data_root, "nar", "--stop-at", 1, changes=["codec_embeddings=true", "scaled_adam.learning_rate=1e-9"])
+    model = AffectCodecTTSForConditionalGeneration.from_pretrained(tmp_path / "model")
+    expected = codebook_embeddings(model.codec_model.quantizer, model.config.hidden_size)
+    for table, own in zip(model.nar.code_embeddings, expected, strict=True):
+        torch.testing.assert_close(table.weight, own, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("stage, prefix_mode", [("ar", 0), ("nar", 0), ("nar", 1), ("nar", 2)])
@@ -519,6 +528,7 @@ def test_recipes_are_read(name):
         (["lora={r: 4}", "init_from=here"], "`lora` needs `adamw`"),
         ("mixed_precision=fp8", "mixed_precision"),
         ("emotion_dropout=1.5", "emotion_dropout"),
+        (["codec_embeddings=true", "init_from=here"], "codec_embeddings"),
         ("guided_attention={width: 0}", "guided_attention.width"),
         ("ar.epoch=3", "unknown key 'epoch'"),
         ("scaled_adam.momentum=3", "unknown key 'momentum'"),
