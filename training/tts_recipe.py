@@ -74,13 +74,12 @@ class GuidedAttentionRecipe:
 class TTSRecipe:
     """
     One speech language model. `model` holds the keyword arguments of its configuration class but the codec's, which is
-    `codec`, a folder or Hub id (`None`: the checkpoint shipped in the package). With `codec_embeddings` embeddings of codes start
-    as the codec's codebooks ([`codec_embeddings.codebook_embeddings`]), else at random. AdamW is used where `adamw` is given. `lora`
-    holds arguments of `peft.LoraConfig` and trains an adapter to `init_from`, a trained model. `transcriber`, a Hub id, makes
-    evaluations print the word error rate of samples. Rows of other `languages` than those named are left out.
-    `guided_attention` shows heads where in the text they are. With `emotions`, labels of the column that
-    `column_map` calls `emotion`, each text begins with its label's symbol, but for a share `emotion_dropout`; rows of other
-    labels have none.
+    `codec`, a folder or Hub id (`None`: the checkpoint shipped in the package). With `codec_embeddings` the embeddings of codes
+    start as the codec's codebooks ([`codec_embeddings.codebook_embeddings`]), else at random. AdamW is used where `adamw` is
+    given. `lora` holds arguments of `peft.LoraConfig` and trains an adapter to `init_from`, a trained model. `transcriber`, a
+    Hub id, makes evaluations print the word error rate of samples. Rows of other `languages` than those named are left out.
+    `guided_attention` shows heads where in the text they are. With `emotions`, labels of the column that `column_map` calls
+    `emotion`, each text begins with its label's symbol, but for a share `emotion_dropout`; rows of other labels have none.
     """
 
     streaming: ClassVar[bool] = False  # data sets of codes are small: they are read whole

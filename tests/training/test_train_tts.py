@@ -198,7 +198,9 @@ def test_accumulated_batches_are_one_batch(data_root, tmp_path, monkeypatch, cha
 
 
 def test_embeddings_of_codes_start_as_the_codec_s(data_root, tmp_path):
-    run(tmp_path, data_root, "nar", "--stop-at", 1, changes=["codec_embeddings=true", "scaled_adam.learning_rate=1e-9"])
+    run(
+        tmp_path, data_root, "nar", "--stop-at", 1, changes=["codec_embeddings=true", "scaled_adam.learning_rate=1e-9"]
+    )
     model = AffectCodecTTSForConditionalGeneration.from_pretrained(tmp_path / "model")
     expected = codebook_embeddings(model.codec_model.quantizer, model.config.hidden_size)
     for table, own in zip(model.nar.code_embeddings, expected, strict=True):
