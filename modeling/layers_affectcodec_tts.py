@@ -149,6 +149,13 @@ class AffectCodecTTSPositionScales(nn.Module):
         return positions * torch.where(token_type_ids == TEXT, self.text, self.codes)[..., None]
 
 
+class AffectCodecTTSStageEmbedding(nn.Embedding):
+    """
+    Embeddings of stages. They start with channels of size .3: at the size of the other tables, `hidden_size^-.5`, stages would
+    hardly differ, and at 1, which is torch's own, AdamW learns four utterances by heart less steadily.
+    """
+
+
 class AffectCodecTTSAdaptiveLayerNorm(nn.Module):
     """
     Layer norm whose scale and shift are linear in a stage embedding (VALL-E, arXiv 2301.02111, section 4.2.2):
@@ -182,6 +189,8 @@ class AffectCodecTTSPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, std=self.config.initializer_range)
             if module.bias is not None:
                 init.zeros_(module.bias)
+        elif isinstance(module, AffectCodecTTSStageEmbedding):
+            init.normal_(module.weight, std=0.3)
         elif isinstance(module, nn.Embedding):
             # Unit vectors: with `embed_scale` they enter at the size of the positions, and as heads give logits of size 1.
             init.normal_(module.weight, std=self.config.hidden_size**-0.5)

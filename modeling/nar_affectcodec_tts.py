@@ -14,7 +14,9 @@ from .layers_affectcodec_tts import (
     AffectCodecTTSAttention,
     AffectCodecTTSDropout,
     AffectCodecTTSFeedForward,
+    AffectCodecTTSPositionScales,
     AffectCodecTTSPreTrainedModel,
+    AffectCodecTTSStageEmbedding,
     code_cross_entropy,
     sinusoidal_positions,
 )
@@ -57,7 +59,8 @@ class AffectCodecTTSNonAutoregressiveModel(AffectCodecTTSPreTrainedModel):
         self.code_embeddings = nn.ModuleList(
             [nn.Embedding(config.codebook_size, config.hidden_size) for _ in range(config.num_quantizers)]
         )
-        self.stage_embedding = nn.Embedding(config.num_quantizers - 1, config.hidden_size)
+        self.stage_embedding = AffectCodecTTSStageEmbedding(config.num_quantizers - 1, config.hidden_size)
+        self.position_scales = AffectCodecTTSPositionScales()
         self.dropout = AffectCodecTTSDropout(config.dropout)
         self.layers = nn.ModuleList(
             [AffectCodecTTSAdaptiveLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers)]
@@ -112,8 +115,10 @@ class AffectCodecTTSNonAutoregressiveModel(AffectCodecTTSPreTrainedModel):
         hidden_states = self.dropout(
             torch.cat(
                 (
-                    self._positioned(text, attention_mask, self.config.text_position_stride),
-                    self._positioned(codes, None),
+                    self._positioned(
+                        text, attention_mask, self.position_scales.text, self.config.text_position_stride
+                    ),
+                    self._positioned(codes, None, self.position_scales.codes),
                 ),
                 dim=1,
             )
@@ -139,10 +144,14 @@ class AffectCodecTTSNonAutoregressiveModel(AffectCodecTTSPreTrainedModel):
         upper = sum(self.code_embeddings[k](prompt_codes[:, k]) for k in range(codebook, self.config.num_quantizers))
         return embeds + upper * prompt_mask.bool()[..., None]
 
-    def _positioned(self, embeds, mask, stride=1.0):
-        """Embeddings [B, T, D] scaled and with positions, `stride` apart, that do not count what `mask` [B, T] leaves out."""
+    def _positioned(self, embeds, mask, scale, stride=1.0):
+        """
+        Embeddings [B, T, D] scaled and with positions times `scale`, `stride` apart, that do not count what `mask` [B, T]
+        leaves out.
+        """
         if mask is None:
             position_ids = torch.arange(embeds.shape[1], device=embeds.device)[None]
         else:
             position_ids = (mask.long().cumsum(-1) - 1).clamp(min=0)
-        return embeds * self.embed_scale + sinusoidal_positions(position_ids * stride, embeds.shape[-1], embeds.dtype)
+        positions = sinusoidal_positions(position_ids * stride, embeds.shape[-1], embeds.dtype)
+        return embeds * self.embed_scale + scale * positions

@@ -5,8 +5,8 @@ Trains the speech language model, one stage a run:
         --data-root data --output-dir runs/affectcodec-tts-mini
     accelerate launch training/train_tts.py ... --stage nar ...
 
-The stages share no weights: they may be run in either order, or into two output folders (`--join OTHER` takes the other
-stage's weights from there). Each has its own folder `OUTPUT/STAGE` with checkpoints, its weights, `log.jsonl`,
+The stages share no weights: they may be run in either order (but `nar.start_from_ar` wants `ar` first), or into two output
+folders (`--join OTHER` takes the other stage's weights from there). Each has its own folder `OUTPUT/STAGE` with checkpoints, its weights, `log.jsonl`,
 `loss_curves.png` and the samples of every evaluation; `OUTPUT/model` is the whole model for `pipeline("text-to-speech")`,
 which the second of the two completes. `--resume` goes on from the last checkpoint, bit for bit on a CPU.
 
@@ -34,6 +34,7 @@ from codec_steps import TrainProgress, learning_rate_ratio
 from guided_attention import guided_attention_loss
 from safetensors.torch import load_file, save_file
 from scaled_adam import ScaledAdam, eden
+from stage_transfer import start_nar_from_ar
 from tokenize_corpus import load_corpus_codec
 from tqdm.auto import tqdm
 from train_codec import RunLog, checkpoints, forget_rows_after, save_checkpoint, to_device
@@ -180,7 +181,9 @@ def build_trainer(recipe: TTSRecipe, stage: str, model, utterances, args) -> TTS
 def build_optimizer(model, recipe: TTSRecipe) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if recipe.adamw is None:
-        return ScaledAdam(parameters, lr=recipe.scaled_adam.learning_rate, betas=tuple(recipe.scaled_adam.betas))
+        settings = recipe.scaled_adam
+        options = {"betas": tuple(settings.betas), "param_min_rms": settings.param_min_rms}
+        return ScaledAdam(parameters, lr=settings.learning_rate, **options)
     settings = recipe.adamw
     return torch.optim.AdamW(
         parameters, settings.learning_rate, tuple(settings.betas), weight_decay=settings.weight_decay
@@ -479,6 +482,10 @@ def main(arguments=None):
     for run in (args.output_dir, args.join):
         if run is not None:
             other_is_trained = take_other_stage(model, args.stage, run) or other_is_trained
+    if args.stage == "nar" and recipe.nar.start_from_ar and not args.resume:
+        if not other_is_trained:
+            raise SystemExit("`nar.start_from_ar`: train `--stage ar` first, or name its run by --join")
+        start_nar_from_ar(model)
     codec = load_corpus_codec(recipe.codec)
     limits = (recipe.language, recipe.min_seconds, recipe.max_seconds, recipe.languages)
     utterances = [u for source in recipe.train for u in load_utterances(source, processor, codec, *limits)]

@@ -15,9 +15,10 @@ PREFIX_MODES = (0, 1, 2)
 @dataclass
 class StageRecipe:
     """
-    How one stage sees its data. The last two belong to the non-autoregressive stage: `prefix_mode` is the public VALL-E's (0:
-    no acoustic prompt; 1: the utterance's beginning; 2: a segment of it), `no_prompt_share` the share of its batches that
-    have none all the same, so that the model also speaks without one.
+    How one stage sees its data. The last three belong to the non-autoregressive stage: `prefix_mode` is the public VALL-E's
+    (0: no acoustic prompt; 1: the utterance's beginning; 2: a segment of it), `no_prompt_share` the share of its batches that
+    have none all the same, so that the model also speaks without one. With `start_from_ar` it starts from the weights of the
+    first stage, which must be trained before ([`stage_transfer.start_nar_from_ar`]).
     """
 
     epochs: int
@@ -26,17 +27,22 @@ class StageRecipe:
     num_buckets: int = 10
     prefix_mode: int = 1
     no_prompt_share: float = 0.0
+    start_from_ar: bool = False
 
 
 @dataclass
 class ScaledAdamRecipe:
-    """ScaledAdam under Eden; see [`scaled_adam.eden`]."""
+    """
+    ScaledAdam under Eden; see [`scaled_adam.eden`]. Steps are in proportion to a tensor's size, and biases start at 0: with the
+    `param_min_rms` of the public recipes they stay there, with .01 they learn.
+    """
 
     learning_rate: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     warmup_steps: int = 120
     decay_steps: float = 5000
     decay_epochs: float = 4
+    param_min_rms: float = 1e-5
 
 
 @dataclass

@@ -38,9 +38,9 @@ def test_paper_configuration_has_the_paper_s_size():
     assert millions(model.ar.model.layers) * 1e6 == 12 * layer and abs(millions(model.ar.model.layers) - 151) < 0.3
     blocks = (millions(model.nar.layers) + millions(model.nar.norm)) * 1e6
     assert round(blocks) == 12 * (layer + adaptive) + adaptive // 2 + 2 * width and abs(blocks / 1e6 - 204) < 0.5
-    # Tables: codes, end, beginning, text, positions' scales, head; text, 8 codebooks (which are the heads), 7 stages.
+    # Tables: codes, end, beginning, text, positions' scales, head; text, 8 codebooks (which are the heads), 7 stages, scales.
     assert round(millions(model.ar) * 1e6 - 12 * layer) == (1026 + 512 + 1025) * width + 2 + 2 * width
-    assert round(millions(model.nar) * 1e6 - blocks) == (512 + 8 * 1024 + 7) * width
+    assert round(millions(model.nar) * 1e6 - blocks) == (512 + 8 * 1024 + 7) * width + 2
 
 
 # A second implementation in loops over positions and heads, as PAPERS.md A6 tells it: what sees what is a function of two
@@ -133,13 +133,14 @@ def test_nar_is_the_slow_transformer(codebook, model):
     prompt = [True, True, False, False, False, False]
     rows = [
         state["text_embedding.weight"][p] * math.sqrt(config.hidden_size)
-        + slow_position(i * config.text_position_stride, config.hidden_size)
+        + state["position_scales.text"] * slow_position(i * config.text_position_stride, config.hidden_size)
         for i, p in enumerate(phonemes[0].tolist())
     ]
     for frame in range(6):
         layers = range(QUANTIZERS) if prompt[frame] else range(codebook)
         embed = sum(state[f"code_embeddings.{k}.weight"][int(codes[0, k, frame])] for k in layers)
-        rows.append(embed * math.sqrt(config.hidden_size) + slow_position(frame, config.hidden_size))
+        position = state["position_scales.codes"] * slow_position(frame, config.hidden_size)
+        rows.append(embed * math.sqrt(config.hidden_size) + position)
     x = torch.stack(rows)
     stage = state["stage_embedding.weight"][codebook - 1]
 
@@ -172,7 +173,8 @@ def test_a_new_model_starts_near_plain_norms():
     model = AffectCodecTTSForConditionalGeneration(tiny_tts_config())
     hidden, stage = torch.randn(1, 5, 32), model.nar.stage_embedding.weight[2]
     plain = torch.nn.functional.layer_norm(hidden, (32,))
-    torch.testing.assert_close(model.nar.norm(hidden, stage), plain, atol=0.4, rtol=0)
+    assert 0.005 < float(((model.nar.norm(hidden, stage) - plain).norm() / plain.norm()).detach()) < 0.1
+    assert 0.24 < float(model.nar.stage_embedding.weight.detach().std()) < 0.36
     assert model.nar.norm.modulation.bias.abs().max() == 0
     assert 0.5 < float(model.nar.norm.modulation.weight.detach().std()) / 0.02 < 2
     for table in (model.ar.model.embed_tokens, model.nar.code_embeddings[3]):
@@ -267,7 +269,7 @@ def test_padding_costs_nothing_and_changes_nothing():
             )  # fmt: skip
             alone += float(item.loss.detach())
             steps = frames + 1 if stage == "ar" else frames
-            torch.testing.assert_close(batch.logits[row, ..., :steps, :], item.logits[0], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(batch.logits[row, ..., :steps, :], item.logits[0], atol=3e-5, rtol=1e-5)
         assert float(batch.loss.detach()) == pytest.approx(alone, rel=1e-5)
         assert int((batch.labels != -100).sum()) == (23 if stage == "ar" else 2 * (20 - 7))
         mean = MODEL(phonemes, codes, mask, codes_mask, stage=stage, **extra).loss.detach()
@@ -406,7 +408,7 @@ def test_attentions_of_both_stages():
         shape = (3, 2, heads, length, length) if stage == "nar" else (3, heads, length, length)
         assert outputs.attentions[0].shape == shape
         weights = outputs.attentions[1].movedim(0, -3)
-        assert float(weights[..., 1, 5:9, :3].abs().max()) == 0  # no frame looks at padding
+        assert float(weights[..., 1, 5:9, :3].detach().abs().max()) == 0  # no frame looks at padding
         torch.testing.assert_close(weights[..., :9, :].sum(-1), torch.ones(weights.shape[:-2] + (9,)))
         assert model(phonemes, codes, mask, codes_mask, stage=stage, **options).attentions is None
         torch.testing.assert_close(

@@ -23,7 +23,7 @@ def learnt():
     optimizer = torch.optim.AdamW([*model.ar.parameters(), *model.nar.parameters()], lr=4e-3, weight_decay=0.0)
     # With and without a prompt, as `generate` has it with and without.
     prompt = (torch.arange(max(FRAMES)) < 3).expand(4, -1)
-    for _ in range(150):
+    for _ in range(400):
         loss = model(phonemes, codes, mask, codes_mask).loss
         for prompt_mask in (prompt, None):
             loss = loss + model(phonemes, codes, mask, codes_mask, stage="nar", prompt_mask=prompt_mask).loss
