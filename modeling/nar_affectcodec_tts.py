@@ -46,6 +46,8 @@ class AffectCodecTTSNonAutoregressiveModel(AffectCodecTTSPreTrainedModel):
     Predicts the codes of one codebook from those of the codebooks below it, the phonemes and an acoustic prompt of all
     codebooks (arXiv 2605.11098, section 3.4; VALL-E, arXiv 2301.02111, section 4.2.2). Every position sees every other.
 
+    Unlike in the public VALL-E implementations positions have learnt sizes here too, as in the first part; they start at 1.
+
     A stage predicts a codebook `k` in `1..num_quantizers - 1`, counted from 0 as in `audio_codes[:, k]`. Its head *is*
     the embedding table of the codebook that it predicts, so the heads have no weights of their own.
     """

@@ -197,6 +197,13 @@ def test_accumulated_batches_are_one_batch(data_root, tmp_path, monkeypatch, cha
     assert ("guided_attention_loss" in one) == ("guided" in change)
 
 
+def test_biases_learn_with_a_least_size(data_root, tmp_path):
+    for size, learns in ((1e-5, False), (0.01, True)):
+        run(tmp_path / f"{size}", data_root, "ar", changes=[f"scaled_adam.param_min_rms={size}", "ar.epochs=10"])
+        bias = load_file(tmp_path / f"{size}/ar/stage.safetensors")["model.layers.0.mlp.up_proj.bias"]
+        assert (float(bias.abs().max()) > 1e-3) == learns
+
+
 def test_embeddings_of_codes_start_as_the_codec_s(data_root, tmp_path):
     run(
         tmp_path, data_root, "nar", "--stop-at", 1, changes=["codec_embeddings=true", "scaled_adam.learning_rate=1e-9"]
@@ -205,6 +212,20 @@ def test_embeddings_of_codes_start_as_the_codec_s(data_root, tmp_path):
     expected = codebook_embeddings(model.codec_model.quantizer, model.config.hidden_size)
     for table, own in zip(model.nar.code_embeddings, expected, strict=True):
         torch.testing.assert_close(table.weight, own, atol=1e-5, rtol=0)
+
+
+def test_the_second_stage_starts_from_the_first(data_root, tmp_path):
+    changes = ["nar.start_from_ar=true", "scaled_adam.learning_rate=1e-9"]
+    with pytest.raises(SystemExit, match="start_from_ar"):
+        run(tmp_path, data_root, "nar", changes=changes)
+    run(tmp_path / "first", data_root, "ar", "--stop-at", 3)
+    run(tmp_path, data_root, "nar", "--join", tmp_path / "first", "--stop-at", 1, changes=changes)
+    model = AffectCodecTTSForConditionalGeneration.from_pretrained(tmp_path / "model")
+    read = load_file(tmp_path / "first/ar/stage.safetensors")
+    for layer, own in enumerate(model.nar.layers):
+        torch.testing.assert_close(own.mlp.up_proj.weight, read[f"model.layers.{layer}.mlp.up_proj.weight"])
+    # A run that is resumed goes on from its own weights.
+    run(tmp_path, data_root, "nar", "--resume", "--stop-at", 2, changes=changes)
 
 
 @pytest.mark.parametrize("stage, prefix_mode", [("ar", 0), ("nar", 0), ("nar", 1), ("nar", 2)])
