@@ -6,9 +6,10 @@ Trains the speech language model, one stage a run:
     accelerate launch training/train_tts.py ... --stage nar ...
 
 The stages share no weights: they may be run in either order (but `nar.start_from_ar` wants `ar` first), or into two output
-folders (`--join OTHER` takes the other stage's weights from there). Each has its own folder `OUTPUT/STAGE` with checkpoints, its weights, `log.jsonl`,
-`loss_curves.png` and the samples of every evaluation; `OUTPUT/model` is the whole model for `pipeline("text-to-speech")`,
-which the second of the two completes. `--resume` goes on from the last checkpoint, bit for bit on a CPU.
+folders (`--join OTHER` takes the other stage's weights from there). Each has its own folder `OUTPUT/STAGE` with checkpoints,
+its weights, `log.jsonl`, `loss_curves.png` and the samples of every evaluation; `OUTPUT/model` is the whole model for
+`pipeline("text-to-speech")`, which the second of the two completes. `--resume` goes on from the last checkpoint, bit for bit
+on a CPU.
 
 Data are what `tokenize_corpus.py` wrote, or clips, which are encoded first. With `lora`, `init_from` and `adamw` in the recipe
 only an adapter is trained, and `OUTPUT/adapter-STAGE` is what `model.load_adapter` takes.
