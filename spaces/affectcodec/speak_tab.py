@@ -105,11 +105,14 @@ def speak_tab(
                 )
         with gr.Column():
             controls = [text, prompt, prompt_text]
-            temperature = gr.Slider(0, 1.5, value=1.0, step=0.05, label="Temperature", info="0: the likeliest always")
+            drawing = model.generation_config
+            temperature = gr.Slider(
+                0, 1.5, value=drawing.temperature, step=0.05, label="Temperature", info="0: the likeliest always"
+            )
             seconds = gr.Slider(1, 20, value=10, step=1, label="Longest speech of a part, s")
             seed = gr.Number(0, precision=0, minimum=0, label="Seed")
             top_p = gr.Slider(
-                0.05, 1, value=1, step=0.05, label="Top p", info="drawn among the likeliest of this share"
+                0.05, 1, value=drawing.top_p, step=0.05, label="Top p", info="drawn among the likeliest of this share"
             )
             controls += [temperature, seconds, seed, top_p]
             if processor.emotions:

@@ -255,7 +255,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--language", help="code of the language, as en, fr or en-gb (default: the model's)")
     parser.add_argument("--emotion", help="one of the labels that the model knows, if any")
     parser.add_argument("--emotion-guidance", type=float, metavar="SCALE", help="above 1: more of that emotion")
-    parser.add_argument("--temperature", type=float, default=1.0, help="of sampling; 0: the likeliest code always")
+    parser.add_argument(
+        "--temperature", type=float, help="of sampling; 0: the likeliest code always (default: the model's)"
+    )
     parser.add_argument("--top-k", type=int, help="sample among the K likeliest codes (default: the model's)")
     parser.add_argument("--top-p", type=float, help="sample among the likeliest codes of this probability")
     parser.add_argument("--repetition-window", type=int, metavar="N", help="repetition-aware sampling over N codes")
@@ -279,7 +281,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise FileExistsError(f"{output} exists; --overwrite replaces it")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"{output.parent} is no folder")
-    if arguments.temperature < 0:
+    if arguments.temperature is not None and arguments.temperature < 0:
         raise ValueError(f"--temperature must be at least 0, got {arguments.temperature}")
     text = sys.stdin.read() if arguments.text == "-" else arguments.text
     model, processor = load_tts(arguments.model, arguments.device)
@@ -292,9 +294,8 @@ def run(arguments: argparse.Namespace) -> int:
     generate = {"seed": arguments.seed}
     if arguments.temperature == 0:
         generate["do_sample"] = False
-    else:
-        generate["temperature"] = arguments.temperature
-    for name in ("top_k", "top_p", "max_seconds", "repetition_window", "emotion_guidance"):
+        arguments.temperature = None
+    for name in ("temperature", "top_k", "top_p", "max_seconds", "repetition_window", "emotion_guidance"):
         if getattr(arguments, name) is not None:
             generate[name] = getattr(arguments, name)
     spoken = speak(

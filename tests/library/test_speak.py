@@ -188,6 +188,10 @@ def test_command_writes_what_speak_says(folder, loaded, prompt, tmp_path, capsys
     torch.testing.assert_close(load_audio(out, RATE), spoken.audio.clamp(-1, 1), rtol=0, atol=2**-15)
     status, lines = command(capsys, *arguments)
     assert status == 2 and "exists; --overwrite replaces it" in lines[0]
+    status, lines = command(capsys, *arguments, "--overwrite")
+    own = speak(model, processor, "oh yes", load_audio(prompt, RATE), "no", seed=5, max_seconds=0.2)
+    assert status == 0
+    torch.testing.assert_close(load_audio(out, RATE), own.audio.clamp(-1, 1), rtol=0, atol=2**-15)
     status, lines = command(capsys, *arguments, "--overwrite", "--temperature", 0)
     greedy = speak(model, processor, "oh yes", load_audio(prompt, RATE), "no", do_sample=False, max_seconds=0.2)
     assert status == 0
