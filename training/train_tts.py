@@ -498,6 +498,10 @@ def main(arguments=None):
     trainer.accelerator.init_trackers("affectcodec-tts", config={"recipe": recipe.name, "seed": recipe.seed})
     if args.resume:
         trainer.accelerator.load_state(str(found[-1]))
+        # A checkpoint holds the whole model; the other stage may have been trained further since.
+        for run in (args.output_dir, args.join):
+            if run is not None:
+                take_other_stage(trainer.accelerator.unwrap_model(trainer.model), args.stage, run)
         if trainer.accelerator.is_main_process:
             forget_rows_after(folder / "log.jsonl", trainer.progress.step)
     if args.stop_at is not None and args.stop_at <= trainer.progress.step:

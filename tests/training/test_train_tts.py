@@ -224,8 +224,16 @@ def test_the_second_stage_starts_from_the_first(data_root, tmp_path):
     read = load_file(tmp_path / "first/ar/stage.safetensors")
     for layer, own in enumerate(model.nar.layers):
         torch.testing.assert_close(own.mlp.up_proj.weight, read[f"model.layers.{layer}.mlp.up_proj.weight"])
-    # A run that is resumed goes on from its own weights.
-    run(tmp_path, data_root, "nar", "--resume", "--stop-at", 2, changes=changes)
+    # A run that is resumed goes on from its own weights, beside what the first stage has become since.
+    run(tmp_path / "first", data_root, "ar", "--resume", "--stop-at", 6)
+    run(tmp_path, data_root, "nar", "--resume", "--join", tmp_path / "first", "--stop-at", 2, changes=changes)
+    model = AffectCodecTTSForConditionalGeneration.from_pretrained(tmp_path / "model")
+    further = load_file(tmp_path / "first/ar/stage.safetensors")
+    for layer, own in enumerate(model.nar.layers):
+        torch.testing.assert_close(own.mlp.up_proj.weight, read[f"model.layers.{layer}.mlp.up_proj.weight"])
+    for name, value in model.ar.state_dict().items():
+        assert torch.equal(value, further[name]), name
+    assert not torch.equal(further["code_head.weight"], read["code_head.weight"])
 
 
 @pytest.mark.parametrize("stage, prefix_mode", [("ar", 0), ("nar", 0), ("nar", 1), ("nar", 2)])
