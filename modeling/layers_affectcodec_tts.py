@@ -56,8 +56,8 @@ def code_cross_entropy(
 
 def keep_some(hidden_states: torch.Tensor, p: float, training: bool) -> torch.Tensor:
     """
-    `nn.functional.dropout`. On CPUs an element is kept by 16 random bits (so `p` is a multiple of 2^-16): torch draws 64 for
-    each, which took a quarter of a training step.
+    `nn.functional.dropout`. On CPUs an element is kept by 16 random bits (so `p` is a multiple of 2^-16): torch's own draws took
+    a quarter of a training step.
     """
     if not training or not 0 < p < 1 or hidden_states.device.type != "cpu" or torch.compiler.is_compiling():
         return nn.functional.dropout(hidden_states, p, training)
