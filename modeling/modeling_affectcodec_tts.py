@@ -151,6 +151,7 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         codebooks: tuple[int, ...] | None = None,
         prompt_mask: torch.Tensor | None = None,
         loss_mask: torch.Tensor | None = None,
+        hidden_text: torch.Tensor | None = None,
         loss_reduction: str = "mean",
         num_items_in_batch: torch.Tensor | int | None = None,
         output_attentions: bool = False,
@@ -172,6 +173,9 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
                 `"nar"`: 1 at frames whose codes of all codebooks are given and which are no targets.
             loss_mask (`torch.Tensor` of shape `(batch, frames)`, *optional*):
                 0 at frames that are no targets. The end of speech always is one, in stage `"ar"`.
+            hidden_text (`torch.Tensor` of shape `(batch,)`, *optional*):
+                `"ar"`: 1 at items that are spoken without their text being seen, which `guidance_scale` of
+                [`~AffectCodecTTSForConditionalGeneration.generate`] needs to be trained now and then.
             loss_reduction (`str`, *optional*, defaults to `"mean"`):
                 `"mean"` over targets, or their `"sum"` (as in the public VALL-E recipes).
             num_items_in_batch (`int` or `torch.Tensor`, *optional*):
@@ -203,17 +207,23 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         audio_codes_mask = check_codes(self.config, audio_codes, audio_codes_mask, len(input_ids), "audio_codes")
         loss_mask = check_mask(loss_mask, audio_codes_mask, "loss_mask")
         prompt_mask = check_mask(prompt_mask, audio_codes_mask, "prompt_mask")
+        hidden_text = check_mask(hidden_text, input_ids[:, 0], "hidden_text")
         options = {"loss_reduction": loss_reduction, "num_items_in_batch": num_items_in_batch}
         if output_attentions:
             options["output_attentions"] = True
         if stage == "ar":
             if codebooks is not None or prompt_mask is not None:
                 raise ValueError("`codebooks` and `prompt_mask` belong to `stage='nar'`")
+            if hidden_text is not None:
+                seen = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask
+                attention_mask = seen & ~hidden_text[:, None]
             return self._autoregressive_loss(
                 input_ids, audio_codes, attention_mask, audio_codes_mask, loss_mask, options
             )
         if stage != "nar":
             raise ValueError(f"`stage` must be 'ar' or 'nar', got {stage!r}")
+        if hidden_text is not None:
+            raise ValueError("`hidden_text` belongs to `stage='ar'`")
         if codebooks is None:
             codebooks = tuple(range(1, self.config.num_quantizers))
         upper = range(1, self.config.num_quantizers)
@@ -318,7 +328,9 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
             generation_config (`GenerationConfig`, *optional*): In place of the model's own.
             kwargs:
                 Entries of the generation config, as for every model of transformers: `do_sample`, `temperature`,
-                `top_k`, `top_p`, `repetition_penalty`, `cache_implementation`, `max_new_tokens`, ...
+                `top_k`, `top_p`, `repetition_penalty`, `cache_implementation`, `max_new_tokens`, ... `guidance_scale` is
+                the scale of classifier-free guidance of codebook 1 towards the text, emotions among it; 1 or `None`: none, and
+                no second run of the model. Only for models that were trained with text and, now and then, without.
 
         Returns:
             [`AffectCodecTTSGenerateOutput`]
@@ -335,8 +347,19 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
             len(input_ids), prompt_codes, prompt_codes_mask, prompt_values, prompt_padding_mask
         )
         sequence, mask = prompt_sequence(self.config, input_ids, attention_mask, prompt_codes[:, 0], prompt_mask)
+        if generation_config.guidance_scale not in (None, 1):
+            is_text = torch.arange(mask.shape[1], device=mask.device) < input_ids.shape[1]
+            guidance = self._guidance(mask, is_text, generation_config.guidance_scale)
+            processors = LogitsProcessorList([guidance, *(processors or ())])
+        # transformers would guide away from nothing but the last code.
+        generation_config.guidance_scale = None
         if emotion_guidance != 1:
-            guidance = self._guidance(input_ids, emotion_mask, mask, emotion_guidance)
+            if not isinstance(emotion_mask, torch.Tensor) or emotion_mask.shape != input_ids.shape:
+                raise ValueError(
+                    f"`emotion_mask` must be a tensor of shape {tuple(input_ids.shape)} with `emotion_guidance`"
+                )
+            is_emotion = torch.nn.functional.pad(emotion_mask.bool(), (0, mask.shape[1] - emotion_mask.shape[1]))
+            guidance = self._guidance(mask, is_emotion, emotion_guidance)
             processors = LogitsProcessorList([guidance, *(processors or ())])
         streamer = None
         if codes_callback is not None:
@@ -424,13 +447,8 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         config.update(temperature=1.0, top_k=0, top_p=1.0)
         return LogitsProcessorList([sampling])
 
-    def _guidance(self, input_ids, emotion_mask, mask, scale):
-        if not isinstance(emotion_mask, torch.Tensor) or emotion_mask.shape != input_ids.shape:
-            raise ValueError(
-                f"`emotion_mask` must be a tensor of shape {tuple(input_ids.shape)} with `emotion_guidance`"
-            )
-        hidden = torch.nn.functional.pad(emotion_mask.bool(), (0, mask.shape[1] - emotion_mask.shape[1]))
-        return AffectCodecTTSClassifierFreeGuidance(self.ar, mask.masked_fill(hidden, 0), scale)
+    def _guidance(self, mask, is_hidden, scale):
+        return AffectCodecTTSClassifierFreeGuidance(self.ar, mask.masked_fill(is_hidden, 0), scale)
 
     def _prompt(self, batch_size, codes, codes_mask, values, padding_mask):
         """The prompt as codes [B, Q, P] and mask [B, P]; P = 0 without a prompt."""

@@ -238,7 +238,9 @@ def prepared_batch(trainer: TTSTrainer, utterances: list, step: int, part: int) 
     utterances = begin_with_emotions(utterances, trainer.recipe.emotion_dropout, own)
     batch = {**collate(utterances), "alignment": collate_alignments(utterances)}
     if trainer.stage == "ar":
-        return batch
+        share = trainer.settings.text_dropout
+        hidden = {"hidden_text": torch.from_numpy(own.random(len(utterances)) < share)} if share else {}
+        return {**batch, **hidden}
     settings, config = trainer.settings, trainer.accelerator.unwrap_model(trainer.model).config
     common = np.random.default_rng([trainer.recipe.seed, step, part])
     codebooks = (1,) if config.num_quantizers == 2 else (1, int(common.integers(2, config.num_quantizers)))
@@ -329,6 +331,8 @@ def guided_loss(attentions, batch: dict, alignment: torch.Tensor, settings: Guid
     if "loss_mask" in batch:
         # The prompt was put before the utterance: the text is said after it.
         frames = frames & ~batch["prompt_mask"]
+    if "hidden_text" in batch:
+        frames = frames & ~batch["hidden_text"][:, None]
     stages = [attentions]
     if "codebooks" in batch:
         stages = [[layer[:, index] for layer in attentions] for index in range(len(batch["codebooks"]))]

@@ -350,3 +350,67 @@ def test_guidance_of_zero_is_the_text_without_the_emotion():
     assert torch.equal(guided.audio_codes[:, 0, :frames], without.audio_codes[:, 0, :frames])
     with pytest.raises(ValueError, match="`emotion_mask`"):
         model.generate(phonemes, emotion_guidance=2.0, **limits)
+
+
+def test_guidance_towards_the_text_against_a_loop_without_a_cache():
+    """Greedy codes of `u + 2 (c - u)`; u is the model whose codes see no text, in a batch with padding."""
+    model = tiny_tts()
+    phonemes, mask, codes, codes_mask = random_inputs([5, 3], [4, 6])
+    arguments = {"prompt_codes": codes, "prompt_codes_mask": codes_mask, "do_sample": False}
+    arguments |= {"max_new_frames": 7, "min_new_frames": 7}
+    outputs = model.generate(phonemes, mask, guidance_scale=2.0, **arguments)
+    differs = False
+    for row in range(2):
+        text = [symbol + model.config.text_token_offset for symbol in phonemes[row][mask[row]].tolist()]
+        said = codes[row, 0, : int(codes_mask[row].sum())].tolist()
+        for frame in range(7):
+            with torch.no_grad():
+                told = model.ar(torch.tensor([[*text, EOS + 1, *said]])).logits[0, -1, :EOS].log_softmax(-1)
+                untold = model.ar(torch.tensor([[EOS + 1, *said]])).logits[0, -1, :EOS].log_softmax(-1)
+            guided = untold + 2.0 * (told - untold)
+            differs |= int(guided.argmax()) != int(told.argmax())
+            said.append(int(guided.argmax()))
+            assert int(outputs.audio_codes[row, 0, frame]) == said[-1]
+    assert differs
+
+
+def test_the_generation_config_may_hold_the_guidance_scale():
+    """Among the shipped settings it does what the argument does; 1 is no guidance."""
+    model = tiny_tts()
+    phonemes, _, codes, _ = random_inputs([5], [6])
+    arguments = {"prompt_codes": codes, "do_sample": False, "max_new_frames": 9, "min_new_frames": 9}
+    guided = model.generate(phonemes, guidance_scale=2.5, **arguments)
+    model.generation_config.guidance_scale = 2.5
+    assert torch.equal(model.generate(phonemes, **arguments).audio_codes, guided.audio_codes)
+    assert model.generation_config.guidance_scale == 2.5
+    plain = model.generate(phonemes, guidance_scale=1.0, **arguments)
+    model.generation_config.guidance_scale = None
+    assert torch.equal(model.generate(phonemes, **arguments).audio_codes, plain.audio_codes)
+    assert not torch.equal(plain.audio_codes, guided.audio_codes)
+
+
+def test_hidden_text_is_what_guidance_is_trained_on():
+    """The loss of an item whose text is hidden is that of its codes alone; of the others, what it was."""
+    model = tiny_tts()
+    phonemes, mask, codes, codes_mask = random_inputs([5, 3], [4, 6])
+    options = {"attention_mask": mask, "audio_codes_mask": codes_mask, "loss_reduction": "sum"}
+    with torch.no_grad():
+        hidden = model(phonemes, codes, hidden_text=torch.tensor([0, 1]), **options).logits
+        seen = model(phonemes, codes, **options).logits
+        said = codes[1, 0].tolist()
+        alone = model.ar(torch.tensor([[EOS + 1, *said]])).logits[0, :, : EOS + 1]
+        loss = model(phonemes, codes, hidden_text=torch.tensor([1, 1]), **options).loss
+    assert torch.allclose(hidden[0], seen[0], atol=1e-5)
+    assert torch.allclose(hidden[1], alone, atol=1e-5)
+    assert not torch.allclose(hidden[1], seen[1], atol=1e-2)
+    expected = 0.0
+    for row in range(2):
+        said = codes[row, 0, : int(codes_mask[row].sum())].tolist()
+        with torch.no_grad():
+            logits = model.ar(torch.tensor([[EOS + 1, *said]])).logits[0, :, : EOS + 1]
+        expected += float(torch.nn.functional.cross_entropy(logits, torch.tensor([*said, EOS]), reduction="sum"))
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="`hidden_text`"):
+        model(phonemes, codes, hidden_text=torch.ones(3), **options)
+    with pytest.raises(ValueError, match="`hidden_text`"):
+        model(phonemes, codes, stage="nar", hidden_text=torch.ones(2), **options)

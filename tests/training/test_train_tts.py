@@ -541,6 +541,37 @@ def test_codebooks_of_a_batch(data_root):
     assert 0.12 < without < 0.28
 
 
+def test_the_first_stage_hides_the_text_of_a_share(data_root):
+    """Of `ar.text_dropout` of the utterances; without it nothing is hidden, and no random number is drawn for it."""
+
+    class Plain:
+        stage = "ar"
+
+        class recipe:
+            seed, emotion_dropout = 0, 0.1
+
+        class settings:
+            text_dropout = 0.2
+
+        class accelerator:
+            process_index = 0
+
+    hidden = [train_tts.prepared_batch(Plain, utterances_of([9, 14]), step, 0)["hidden_text"] for step in range(300)]
+    assert hidden[0].shape == (2,) and 0.16 < torch.cat(hidden).float().mean() < 0.24
+    Plain.settings.text_dropout = 0.0
+    assert "hidden_text" not in train_tts.prepared_batch(Plain, utterances_of([9, 14]), 0, 0)
+
+
+def test_hidden_text_guides_no_attention():
+    """Of two items alike, one with its text hidden, the other alone is guided."""
+    settings = GuidedAttentionRecipe(layers=[0])
+    batch = {"attention_mask": torch.ones(2, 3).bool(), "audio_codes_mask": torch.ones(2, 4).bool()}
+    weights = torch.rand(1, 1, 9, 9).softmax(-1).expand(2, -1, -1, -1)
+    both = train_tts.guided_loss([weights], batch, None, settings)
+    one = train_tts.guided_loss([weights], {**batch, "hidden_text": torch.tensor([True, False])}, None, settings)
+    assert float(one) == pytest.approx(float(both) / 2, rel=1e-6) and float(one) > 0
+
+
 # Recipes
 
 
@@ -559,6 +590,8 @@ def test_recipes_are_read(name):
         (["lora={r: 4}", "init_from=here"], "`lora` needs `adamw`"),
         ("mixed_precision=fp8", "mixed_precision"),
         ("emotion_dropout=1.5", "emotion_dropout"),
+        ("ar.text_dropout=1.5", "ar.text_dropout"),
+        ("nar.text_dropout=0.1", "`text_dropout` belongs to `ar`"),
         (["codec_embeddings=true", "init_from=here"], "codec_embeddings"),
         ("guided_attention={width: 0}", "guided_attention.width"),
         ("ar.epoch=3", "unknown key 'epoch'"),
