@@ -256,6 +256,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--emotion", help="one of the labels that the model knows, if any")
     parser.add_argument("--emotion-guidance", type=float, metavar="SCALE", help="above 1: more of that emotion")
     parser.add_argument(
+        "--guidance-scale", type=float, metavar="SCALE", help="above 1: closer to the text (default: the model's)"
+    )
+    parser.add_argument(
         "--temperature", type=float, help="of sampling; 0: the likeliest code always (default: the model's)"
     )
     parser.add_argument("--top-k", type=int, help="sample among the K likeliest codes (default: the model's)")
@@ -295,7 +298,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.temperature == 0:
         generate["do_sample"] = False
         arguments.temperature = None
-    for name in ("temperature", "top_k", "top_p", "max_seconds", "repetition_window", "emotion_guidance"):
+    for name in (
+        "temperature",
+        "top_k",
+        "top_p",
+        "max_seconds",
+        "repetition_window",
+        "emotion_guidance",
+        "guidance_scale",
+    ):
         if getattr(arguments, name) is not None:
             generate[name] = getattr(arguments, name)
     spoken = speak(
