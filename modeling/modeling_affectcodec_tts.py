@@ -174,7 +174,7 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
             loss_mask (`torch.Tensor` of shape `(batch, frames)`, *optional*):
                 0 at frames that are no targets. The end of speech always is one, in stage `"ar"`.
             hidden_text (`torch.Tensor` of shape `(batch,)`, *optional*):
-                `"ar"`: 1 at items that are spoken without their text being seen, which `guidance_scale` of
+                1 at items that are spoken without their text being seen, which `guidance_scale` of
                 [`~AffectCodecTTSForConditionalGeneration.generate`] needs to be trained now and then.
             loss_reduction (`str`, *optional*, defaults to `"mean"`):
                 `"mean"` over targets, or their `"sum"` (as in the public VALL-E recipes).
@@ -208,22 +208,20 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         loss_mask = check_mask(loss_mask, audio_codes_mask, "loss_mask")
         prompt_mask = check_mask(prompt_mask, audio_codes_mask, "prompt_mask")
         hidden_text = check_mask(hidden_text, input_ids[:, 0], "hidden_text")
+        if hidden_text is not None:
+            seen = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask
+            attention_mask = seen & ~hidden_text[:, None]
         options = {"loss_reduction": loss_reduction, "num_items_in_batch": num_items_in_batch}
         if output_attentions:
             options["output_attentions"] = True
         if stage == "ar":
             if codebooks is not None or prompt_mask is not None:
                 raise ValueError("`codebooks` and `prompt_mask` belong to `stage='nar'`")
-            if hidden_text is not None:
-                seen = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask
-                attention_mask = seen & ~hidden_text[:, None]
             return self._autoregressive_loss(
                 input_ids, audio_codes, attention_mask, audio_codes_mask, loss_mask, options
             )
         if stage != "nar":
             raise ValueError(f"`stage` must be 'ar' or 'nar', got {stage!r}")
-        if hidden_text is not None:
-            raise ValueError("`hidden_text` belongs to `stage='ar'`")
         if codebooks is None:
             codebooks = tuple(range(1, self.config.num_quantizers))
         upper = range(1, self.config.num_quantizers)
@@ -329,8 +327,8 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
             kwargs:
                 Entries of the generation config, as for every model of transformers: `do_sample`, `temperature`,
                 `top_k`, `top_p`, `repetition_penalty`, `cache_implementation`, `max_new_tokens`, ... `guidance_scale` is
-                the scale of classifier-free guidance of codebook 1 towards the text, emotions among it; 1 or `None`: none, and
-                no second run of the model. Only for models that were trained with text and, now and then, without.
+                the scale of classifier-free guidance of all codebooks towards the text, emotions among it; 1 or `None`: none,
+                and no second run of the model. Only for models that were trained with text and, now and then, without.
 
         Returns:
             [`AffectCodecTTSGenerateOutput`]
@@ -347,12 +345,13 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
             len(input_ids), prompt_codes, prompt_codes_mask, prompt_values, prompt_padding_mask
         )
         sequence, mask = prompt_sequence(self.config, input_ids, attention_mask, prompt_codes[:, 0], prompt_mask)
-        if generation_config.guidance_scale not in (None, 1):
-            is_text = torch.arange(mask.shape[1], device=mask.device) < input_ids.shape[1]
-            guidance = self._guidance(mask, is_text, generation_config.guidance_scale)
-            processors = LogitsProcessorList([guidance, *(processors or ())])
-        # transformers would guide away from nothing but the last code.
+        guidance_scale = generation_config.guidance_scale
+        # transformers' own guidance would know nothing of what is text.
         generation_config.guidance_scale = None
+        if guidance_scale not in (None, 1):
+            is_text = torch.arange(mask.shape[1], device=mask.device) < input_ids.shape[1]
+            guidance = self._guidance(mask, is_text, guidance_scale)
+            processors = LogitsProcessorList([guidance, *(processors or ())])
         if emotion_guidance != 1:
             if not isinstance(emotion_mask, torch.Tensor) or emotion_mask.shape != input_ids.shape:
                 raise ValueError(
@@ -376,7 +375,7 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         ended = new_codes == self.config.eos_token_id
         lengths = (ended.cumsum(-1) == 0).sum(-1)
         codes, codes_mask = self._fill_codebooks(
-            input_ids, attention_mask, prompt_codes, prompt_mask.sum(-1), new_codes, lengths
+            input_ids, attention_mask, prompt_codes, prompt_mask.sum(-1), new_codes, lengths, guidance_scale
         )
         decoded = self.codec_model.decode(codes, codes_mask).audio_values[:, 0]
         samples = (lengths * self.codec_model.hop_length).tolist()
@@ -478,7 +477,9 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
             raise ValueError(message.replace("`padding_mask`", "`prompt_padding_mask`")) from None
         return encoded.audio_codes, encoded.audio_codes_mask
 
-    def _fill_codebooks(self, input_ids, attention_mask, prompt_codes, prompt_lengths, new_codes, lengths):
+    def _fill_codebooks(
+        self, input_ids, attention_mask, prompt_codes, prompt_lengths, new_codes, lengths, guidance_scale
+    ):
         """New codes of codebook 1 [B, N] -> new codes of all codebooks [B, Q, max length], mask [B, max length]."""
         batch = len(new_codes)
         frames = torch.arange(int((prompt_lengths + lengths).max()), device=new_codes.device)
@@ -489,15 +490,13 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         for row, (prompt, new) in enumerate(zip(prompt_lengths.tolist(), lengths.tolist(), strict=True)):
             codes[row, :, :prompt] = prompt_codes[row, :, :prompt]
             codes[row, 0, prompt : prompt + new] = new_codes[row, :new]
+        options = {"audio_codes_mask": codes_mask, "prompt_mask": prompt_mask}
         for codebook in range(1, self.config.num_quantizers):
-            logits = self.nar(
-                input_ids,
-                codes,
-                codebook,
-                attention_mask=attention_mask,
-                audio_codes_mask=codes_mask,
-                prompt_mask=prompt_mask,
-            ).logits
+            logits = self.nar(input_ids, codes, codebook, attention_mask=attention_mask, **options).logits
+            if guidance_scale not in (None, 1):
+                no_text = torch.zeros_like(input_ids, dtype=torch.bool)
+                hidden = self.nar(input_ids, codes, codebook, attention_mask=no_text, **options).logits
+                logits = hidden + guidance_scale * (logits - hidden)
             codes[:, codebook] = torch.where(targets, logits.argmax(-1), codes[:, codebook])
         spoken = new_codes.new_zeros(batch, self.config.num_quantizers, int(lengths.max()))
         for row, (prompt, new) in enumerate(zip(prompt_lengths.tolist(), lengths.tolist(), strict=True)):

@@ -237,10 +237,10 @@ def prepared_batch(trainer: TTSTrainer, utterances: list, step: int, part: int) 
     own = np.random.default_rng([trainer.recipe.seed, step, part, trainer.accelerator.process_index])
     utterances = begin_with_emotions(utterances, trainer.recipe.emotion_dropout, own)
     batch = {**collate(utterances), "alignment": collate_alignments(utterances)}
+    if trainer.settings.text_dropout:
+        batch["hidden_text"] = torch.from_numpy(own.random(len(utterances)) < trainer.settings.text_dropout)
     if trainer.stage == "ar":
-        share = trainer.settings.text_dropout
-        hidden = {"hidden_text": torch.from_numpy(own.random(len(utterances)) < share)} if share else {}
-        return {**batch, **hidden}
+        return batch
     settings, config = trainer.settings, trainer.accelerator.unwrap_model(trainer.model).config
     common = np.random.default_rng([trainer.recipe.seed, step, part])
     codebooks = (1,) if config.num_quantizers == 2 else (1, int(common.integers(2, config.num_quantizers)))

@@ -15,12 +15,11 @@ PREFIX_MODES = (0, 1, 2)
 @dataclass
 class StageRecipe:
     """
-    How one stage sees its data. `text_dropout` belongs to the autoregressive stage: the share of utterances whose text is hidden,
-    so that `guidance_scale` of generate can guide towards it. The last three belong to the non-autoregressive stage:
-    `prefix_mode` is the public VALL-E's (0: no acoustic prompt; 1: the utterance's beginning; 2: a segment of it),
-    `no_prompt_share` the share of its batches that have none all the same, so that the model also speaks without one. With
-    `start_from_ar` it starts from the weights of the first stage, which must be trained before
-    ([`stage_transfer.start_nar_from_ar`]).
+    How one stage sees its data. Of a share `text_dropout` of the utterances the text is hidden, so that `guidance_scale` of
+    generate can guide towards it. The last three belong to the non-autoregressive stage: `prefix_mode` is the public VALL-E's
+    (0: no acoustic prompt; 1: the utterance's beginning; 2: a segment of it), `no_prompt_share` the share of its batches that
+    have none all the same, so that the model also speaks without one. With `start_from_ar` it starts from the weights of the
+    first stage, which must be trained before ([`stage_transfer.start_nar_from_ar`]).
     """
 
     epochs: int
@@ -162,10 +161,10 @@ def load_recipe(path: Path, data_root: str = "data", overrides: list[str] = ()) 
             raise ValueError(f"{path}: `guided_attention.{name}` must be positive, got {value}")
     if not 0 <= recipe.emotion_dropout <= 1:
         raise ValueError(f"{path}: `emotion_dropout` must lie in [0, 1], got {recipe.emotion_dropout}")
-    if not 0 <= recipe.ar.text_dropout <= 1:
-        raise ValueError(f"{path}: `ar.text_dropout` must lie in [0, 1], got {recipe.ar.text_dropout}")
-    if recipe.nar.text_dropout:
-        raise ValueError(f"{path}: `text_dropout` belongs to `ar`")
+    for stage in ("ar", "nar"):
+        share = recipe.stage(stage).text_dropout
+        if not 0 <= share <= 1:
+            raise ValueError(f"{path}: `{stage}.text_dropout` must lie in [0, 1], got {share}")
     if recipe.mixed_precision not in ("no", "bf16"):
         raise ValueError(f"{path}: `mixed_precision` must be 'no' or 'bf16', got {recipe.mixed_precision!r}")
     return recipe

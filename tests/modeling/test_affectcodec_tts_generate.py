@@ -374,6 +374,23 @@ def test_guidance_towards_the_text_against_a_loop_without_a_cache():
     assert differs
 
 
+def test_guidance_of_the_upper_codebooks_against_a_loop():
+    """Each the likeliest of `u + 2 (c - u)` after the ones below; u has neither text nor a place for it."""
+    model = tiny_tts()
+    phonemes, _, codes, _ = random_inputs([5], [4])
+    arguments = {"prompt_codes": codes, "do_sample": False, "max_new_frames": 7, "min_new_frames": 7}
+    said = model.generate(phonemes, guidance_scale=2.0, **arguments).audio_codes
+    unguided, filled = said.clone(), torch.cat((codes, said), dim=2)
+    is_prompt = torch.arange(11)[None] < 4
+    for codebook in range(1, model.config.num_quantizers):
+        with torch.no_grad():
+            told = model.nar(phonemes, filled, codebook, prompt_mask=is_prompt).logits[:, 4:]
+            untold = model.nar(phonemes[:, :0], filled, codebook, prompt_mask=is_prompt).logits[:, 4:]
+        assert torch.equal(said[:, codebook], (untold + 2.0 * (told - untold)).argmax(-1))
+        unguided[:, codebook] = told.argmax(-1)
+    assert not torch.equal(said, unguided)
+
+
 def test_the_generation_config_may_hold_the_guidance_scale():
     """Among the shipped settings it does what the argument does; 1 is no guidance."""
     model = tiny_tts()
@@ -400,9 +417,17 @@ def test_hidden_text_is_what_guidance_is_trained_on():
         said = codes[1, 0].tolist()
         alone = model.ar(torch.tensor([[EOS + 1, *said]])).logits[0, :, : EOS + 1]
         loss = model(phonemes, codes, hidden_text=torch.tensor([1, 1]), **options).loss
+        second = [
+            model(phonemes, codes, stage="nar", hidden_text=torch.tensor(hidden), **options).logits
+            for hidden in ([0, 1], [0, 0])
+        ]
+        of_codes = model.nar(phonemes[1:], codes[1:], 2, attention_mask=torch.zeros(1, 5).bool()).logits[0]
     assert torch.allclose(hidden[0], seen[0], atol=1e-5)
     assert torch.allclose(hidden[1], alone, atol=1e-5)
     assert not torch.allclose(hidden[1], seen[1], atol=1e-2)
+    assert torch.allclose(second[0][0], second[1][0], atol=1e-5)
+    assert torch.allclose(second[0][1, 1], of_codes, atol=1e-5)
+    assert not torch.allclose(second[0][1], second[1][1], atol=1e-2)
     expected = 0.0
     for row in range(2):
         said = codes[row, 0, : int(codes_mask[row].sum())].tolist()
@@ -412,5 +437,3 @@ def test_hidden_text_is_what_guidance_is_trained_on():
     assert float(loss) == pytest.approx(expected, rel=1e-5)
     with pytest.raises(ValueError, match="`hidden_text`"):
         model(phonemes, codes, hidden_text=torch.ones(3), **options)
-    with pytest.raises(ValueError, match="`hidden_text`"):
-        model(phonemes, codes, stage="nar", hidden_text=torch.ones(2), **options)

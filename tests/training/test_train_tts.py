@@ -541,8 +541,8 @@ def test_codebooks_of_a_batch(data_root):
     assert 0.12 < without < 0.28
 
 
-def test_the_first_stage_hides_the_text_of_a_share(data_root):
-    """Of `ar.text_dropout` of the utterances; without it nothing is hidden, and no random number is drawn for it."""
+def test_the_text_of_a_share_is_hidden(data_root):
+    """Of `text_dropout` of the utterances; without it nothing is hidden, and no random number is drawn for it."""
 
     class Plain:
         stage = "ar"
@@ -591,7 +591,7 @@ def test_recipes_are_read(name):
         ("mixed_precision=fp8", "mixed_precision"),
         ("emotion_dropout=1.5", "emotion_dropout"),
         ("ar.text_dropout=1.5", "ar.text_dropout"),
-        ("nar.text_dropout=0.1", "`text_dropout` belongs to `ar`"),
+        ("nar.text_dropout=-0.1", "nar.text_dropout"),
         (["codec_embeddings=true", "init_from=here"], "codec_embeddings"),
         ("guided_attention={width: 0}", "guided_attention.width"),
         ("ar.epoch=3", "unknown key 'epoch'"),
