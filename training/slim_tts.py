@@ -45,6 +45,9 @@ def slim(model: AffectCodecTTSForConditionalGeneration, codec: str, out: Path, d
     config = {**model.config.to_dict(), "codec_model_id": codec, "architectures": [type(model).__name__]}
     # Weights are computed with in float32, whatever they are stored in.
     config["dtype"] = "float32"
+    for part in (config, config["codec_config"]):
+        # Where on whose machine it was loaded from is nobody's business.
+        part.pop("_name_or_path", None)
     (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     model.generation_config.save_pretrained(out)
 

@@ -114,7 +114,9 @@ def build_model(recipe: TTSRecipe) -> tuple[AffectCodecTTSForConditionalGenerati
         return model, AffectCodecTTSProcessor.from_pretrained(recipe.init_from)
     source = recipe.codec or pretrained_path()
     codec = AutoModel.from_pretrained(source, dtype=torch.float32)
-    config = AffectCodecTTSConfig(codec_config=codec.config.to_dict(), **recipe.model)
+    codec_config = codec.config.to_dict()
+    codec_config.pop("_name_or_path", None)  # a folder of this machine
+    config = AffectCodecTTSConfig(codec_config=codec_config, **recipe.model)
     model = AffectCodecTTSForConditionalGeneration(config)
     model.codec_model.load_state_dict(codec.state_dict())
     if recipe.codec_embeddings:

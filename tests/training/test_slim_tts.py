@@ -33,6 +33,16 @@ def test_a_slim_checkpoint_is_the_model(folders, caplog):
         assert torch.equal(state[name], value if exact else value.half().float()), name
 
 
+def test_no_path_is_told(folders, tmp_path):
+    """Neither where the model was loaded from nor where its codec was."""
+    _, folder = folders
+    model = AffectCodecTTSForConditionalGeneration.from_pretrained(folder / "tts")
+    model.config.codec_config._name_or_path = str(folder / "codec")
+    (tmp_path / "codec").symlink_to(folder / "codec")
+    slim(model, "../codec", tmp_path / "tts")
+    assert str(folder) not in (tmp_path / "tts/config.json").read_text()
+
+
 def test_what_was_loaded_is_whole_when_it_is_saved(folders, tmp_path):
     _, folder = folders
     loaded = AutoModelForTextToWaveform.from_pretrained(folder / "tts")

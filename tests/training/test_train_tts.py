@@ -116,7 +116,8 @@ def test_what_was_learnt_is_said(by_heart, data_root):
         assert same.mean() > 0.5, text
 
 
-def test_what_a_run_leaves_behind(by_heart):
+def test_what_a_run_leaves_behind(by_heart, data_root):
+    assert str(data_root) not in (by_heart / "model/config.json").read_text()
     model = AffectCodecTTSForConditionalGeneration.from_pretrained(by_heart / "model")
     for stage in ("ar", "nar"):
         assert (by_heart / stage / "loss_curves.png").stat().st_size > 10_000
