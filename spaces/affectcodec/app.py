@@ -90,7 +90,13 @@ def serve(
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Serves the codec as a web page.")
     parser.add_argument("--model", help="folder or Hub id (default: the checkpoint shipped in the package)")
-    parser.add_argument("--tts", help="folder or Hub id of a speech language model, for the tab Speak")
+    parser.add_argument(
+        "--tts",
+        nargs="?",
+        const="",
+        metavar="MODEL",
+        help="the tab Speak, by the shipped speech language model or that in a folder or of a Hub id",
+    )
     parser.add_argument(
         "--recogniser",
         action="append",
@@ -111,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.tts is not None:
             from hf_affectcodec.speak import load_tts
 
-            tts = load_tts(options.tts)
+            tts = load_tts(options.tts or None)
         if options.recogniser:
             from hf_affectcodec.classify import load_classifier
 

@@ -46,7 +46,13 @@ def _parser() -> argparse.ArgumentParser:
             )
     demo = commands.add_parser("demo", help="the codec in a browser", description="Serves the codec as a web page.")
     demo.add_argument("--model", help="folder or Hub id (default: the checkpoint shipped in the package)")
-    demo.add_argument("--tts", help="folder or Hub id of a speech language model, for the tab Speak")
+    demo.add_argument(
+        "--tts",
+        nargs="?",
+        const="",
+        metavar="MODEL",
+        help="the tab Speak, by the shipped speech language model or that in a folder or of a Hub id",
+    )
     demo.add_argument(
         "--recogniser",
         action="append",
@@ -104,7 +110,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     if arguments.tts is not None:
         from .speak import load_tts
 
-        tts = load_tts(arguments.tts)
+        tts = load_tts(arguments.tts or None)
     if arguments.recogniser:
         from .classify import load_classifier
 

@@ -1,6 +1,7 @@
 """Text to speech in the voice and the mood of a short recording: `affectcodec speak`."""
 
 import argparse
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +19,10 @@ from .inference import _one_line, _quiet_transformers
 from .modeling.modeling_affectcodec_tts import AffectCodecTTSForConditionalGeneration
 from .modeling.phonemes_affectcodec_tts import split_text
 from .modeling.processing_affectcodec_tts import AffectCodecTTSProcessor
+from .shipped import pretrained_path
 
 
+SHIPPED = "affectcodec-tts-mini"
 PAUSE_SECONDS = 0.2  # between the pieces of a long text
 SEARCH_SECONDS = 1.0  # at the end of a prompt that is too long, where a pause to cut at is looked for
 
@@ -61,18 +64,20 @@ class SpeechProgress:
 
 
 def load_tts(
-    source: str, device: str | None = None
+    source: "str | os.PathLike | None" = None, device: str | None = None
 ) -> tuple[AffectCodecTTSForConditionalGeneration, AffectCodecTTSProcessor]:
     """
     Loads a trained speech language model and its processor, for inference.
 
     Args:
-        source (`str`): Folder or Hub id.
+        source (`str` or `os.PathLike`, *optional*): Folder or Hub id. Default: the checkpoint shipped in the package.
         device (`str`, *optional*): Where it runs. Default: `"cuda"` if there is one, else `"cpu"`.
 
     Raises:
+        FileNotFoundError: No `source` is given and none is shipped.
         ValueError: `source` cannot be loaded, is another model or lacks weights; or `device` cannot be used.
     """
+    source = pretrained_path(SHIPPED) if source is None else source
     if not Path(source).is_dir():
         try:
             validate_repo_id(str(source))
@@ -244,7 +249,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `affectcodec speak`."""
     parser.add_argument("text", metavar="TEXT", help="what to say; -: read it from standard input")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="file to write")
-    parser.add_argument("--model", required=True, help="folder or Hub id of a speech language model")
+    parser.add_argument(
+        "--model", help="folder or Hub id of a speech language model (default: the checkpoint shipped in the package)"
+    )
     parser.add_argument("--prompt", type=Path, metavar="AUDIO", help="the voice and the mood to speak in, 0.5 to 3 s")
     parser.add_argument(
         "--prompt-text", metavar="WORDS", help="what is said in it (default: what --transcriber hears)"
