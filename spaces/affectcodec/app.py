@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--gallery",
         type=Path,
         default=SHIPPED,
-        help="folder of prompts to speak in, MOOD_NAME.wav or .flac with MOOD_NAME.txt (default: four telephone prompts)",
+        help="folder of prompts to speak in, MOOD_NAME.wav or .flac with MOOD_NAME.txt (default: the eight in gallery/)",
     )
     parser.add_argument("--port", type=int, help="default: 7860, or the next one that is free")
     options = parser.parse_args(arguments)

@@ -30,7 +30,7 @@ def read_gallery(folder: "str | Path" = SHIPPED) -> list[GalleryPrompt]:
     """
     Args:
         folder (`str` or `Path`, *optional*): With `MOOD_NAME.wav` or `.flac` and `MOOD_NAME.txt`. Default: four telephone
-            prompts of one voice, see ATTRIBUTION.md beside them.
+            prompts of one voice and four synthetic ones, see ATTRIBUTION.md beside them.
 
     Returns:
         `list[GalleryPrompt]`: In the order of the files' names, and so by mood.
