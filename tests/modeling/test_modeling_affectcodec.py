@@ -89,7 +89,7 @@ def lengths_up_to_four_seconds():
 @settings(max_examples=3, deadline=None, derandomize=True)
 @given(lengths=lengths_up_to_four_seconds(), seed=st.integers(0, 2**16))
 def test_an_item_of_a_batch_is_the_item_alone(name, lengths, seed):
-    check_batch_equals_single(name, lengths, seed)
+    check_batch_equals_single(MODELS[name], lengths, seed)
 
 
 @pytest.mark.slow
@@ -97,14 +97,14 @@ def test_an_item_of_a_batch_is_the_item_alone(name, lengths, seed):
 @settings(max_examples=40, deadline=None)
 @given(lengths=lengths_up_to_four_seconds(), seed=st.integers(0, 2**16))
 def test_an_item_of_a_batch_is_the_item_alone_many(name, lengths, seed):
-    check_batch_equals_single(name, lengths, seed)
+    """In float64: who looks long enough finds a frame that is as near to two entries as float32 can tell."""
+    check_batch_equals_single(copy.deepcopy(MODELS[name]).double(), lengths, seed)
 
 
-def check_batch_equals_single(name, lengths, seed):
-    model = MODELS[name]
+def check_batch_equals_single(model, lengths, seed):
     generator = torch.Generator().manual_seed(seed)
-    clips = [torch.randn(length, generator=generator) * 0.3 for length in lengths]
-    batch = torch.zeros(8, 1, max(lengths))
+    clips = [(torch.randn(length, generator=generator) * 0.3).to(model.dtype) for length in lengths]
+    batch = torch.zeros(8, 1, max(lengths), dtype=model.dtype)
     mask = torch.zeros(8, max(lengths), dtype=torch.bool)
     for row, clip in enumerate(clips):
         batch[row, 0, : len(clip)] = clip
@@ -113,14 +113,19 @@ def check_batch_equals_single(name, lengths, seed):
         mask[row, : len(clip)] = True
     with torch.no_grad():
         encoded = model.encode(batch, padding_mask=mask)
-        decoded = model.decode(encoded.audio_codes, encoded.audio_codes_mask)
+        codes, others, total = encoded.audio_codes.clone(), 0, 0
         for row, clip in enumerate(clips):
-            alone = model.encode(clip[None, None])
+            alone = model.encode(clip[None, None]).audio_codes[0]
             frames = -(-len(clip) // HOP)
-            assert int(encoded.audio_codes_mask[row].sum()) == frames == alone.audio_codes.shape[-1]
-            assert torch.equal(encoded.audio_codes[row, :, :frames], alone.audio_codes[0])
-            assert (encoded.audio_codes[row, :, frames:] == 0).all()
-            audio = model.decode(alone.audio_codes).audio_values[0, 0]
+            assert int(encoded.audio_codes_mask[row].sum()) == frames == alone.shape[-1]
+            assert (codes[row, :, frames:] == 0).all()
+            others, total = others + int((codes[row, :, :frames] != alone).any(0).sum()), total + frames
+            codes[row, :, :frames] = alone
+        # In float32 a frame may be as near to two entries as rounding can tell.
+        assert others == 0 if model.dtype == torch.float64 else others <= 0.01 * total
+        decoded = model.decode(codes, encoded.audio_codes_mask)
+        for row, clip in enumerate(clips):
+            audio = model.decode(codes[row : row + 1, :, : -(-len(clip) // HOP)]).audio_values[0, 0]
             torch.testing.assert_close(decoded.audio_values[row, 0, : len(audio)], audio, atol=1e-5, rtol=1e-5)
             assert (decoded.audio_values[row, 0, len(audio) :] == 0).all()
             assert int(decoded.padding_mask[row].sum()) == len(audio)
