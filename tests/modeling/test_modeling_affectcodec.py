@@ -90,6 +90,7 @@ def lengths_up_to_four_seconds():
 @given(lengths=lengths_up_to_four_seconds(), seed=st.integers(0, 2**16))
 def test_an_item_of_a_batch_is_the_item_alone(name, lengths, seed):
     check_batch_equals_single(MODELS[name], lengths, seed)
+    check_batch_equals_single(copy.deepcopy(MODELS[name]).double(), lengths, seed)
 
 
 @pytest.mark.slow
