@@ -13,7 +13,6 @@ keeps SpeechTokenizer's out of it.
 """
 
 import argparse
-import resource
 import statistics
 import tempfile
 import time
@@ -25,6 +24,8 @@ from codec_steps import train_step
 from recipe import load_recipe
 from tqdm.auto import tqdm
 from train_codec import build_crops, build_trainer, start_codebooks, to_device
+
+from hf_affectcodec.benchmarks.memory import peak_memory
 
 
 # What SpeechTokenizer's published configuration says, at 16 kHz; files and steps are not read.
@@ -72,7 +73,7 @@ def largest_memory() -> float:
     """GB: of the accelerator since the last reset, or of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return peak_memory()
 
 
 class TimedBatches:

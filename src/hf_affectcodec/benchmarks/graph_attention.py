@@ -10,15 +10,13 @@ process's peak less what it held before; on a CUDA device what torch allocated a
 
 import argparse
 import multiprocessing
-import resource
-import sys
 import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 from ..modeling.attention_graph_fusion import GraphFusionGraphAttention
+from .memory import peak_memory
 
 
 def pairwise_graph_attention(layer: GraphFusionGraphAttention, nodes: torch.Tensor) -> torch.Tensor:
@@ -44,16 +42,6 @@ def pairwise_graph_attention(layer: GraphFusionGraphAttention, nodes: torch.Tens
 FORMS = {"two dot products": lambda layer, nodes: layer(nodes)[0], "all pairs": pairwise_graph_attention}
 
 
-def _peak_bytes() -> int:
-    status = Path("/proc/self/status")
-    if status.exists():
-        # A process that was forked starts with its parent's `ru_maxrss`, which may lie above all that it holds itself.
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def measure(form: str, batch_size: int, nodes: int, size: int, device: str = "cpu", rounds: int = 3) -> dict:
     """
     One form in this process, forward and backward.
@@ -72,7 +60,7 @@ def measure(form: str, batch_size: int, nodes: int, size: int, device: str = "cp
     cuda = torch.device(device).type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() if cuda else _peak_bytes()
+    before = torch.cuda.memory_allocated() if cuda else 1e9 * peak_memory()
     seconds = []
     for _ in range(rounds + 1):
         x.grad = None
@@ -82,7 +70,7 @@ def measure(form: str, batch_size: int, nodes: int, size: int, device: str = "cp
         if cuda:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    after = torch.cuda.max_memory_allocated() if cuda else _peak_bytes()
+    after = torch.cuda.max_memory_allocated() if cuda else 1e9 * peak_memory()
     checksum = float(squares.detach() + x.grad.square().sum())
     return {"seconds": min(seconds[1:]), "bytes": after - before, "checksum": checksum}
 

@@ -12,7 +12,6 @@ of it is the distance between the whole and the windowed decoding of the same co
 """
 
 import argparse
-import resource
 import time
 from collections.abc import Iterator
 
@@ -26,6 +25,7 @@ from ..metrics.pesq import pesq
 from ..modeling.modeling_affectcodec import AffectCodecModel
 from ..shipped import pretrained_path
 from .clips import read_clips
+from .memory import peak_memory
 from .speed import build_peer
 
 
@@ -51,11 +51,6 @@ def recording(paths: list[str], seconds: float, sampling_rate: int) -> torch.Ten
                     return waveform[None, None]
         if position == before:
             raise ValueError(f"`paths`: no clips in {', '.join(paths)}")
-
-
-def peak_memory() -> float:
-    """Largest resident memory of this process so far, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def measure(model: AffectCodecModel, waveform: torch.Tensor, minutes: list[float]) -> Iterator[dict]:

@@ -8,12 +8,14 @@ be spoken is counted and named in `failures.jsonl`; `stops.json` counts how the 
 """
 
 import argparse
+import inspect
 import json
 import sys
 from collections import Counter
 from pathlib import Path
 
 import torch
+import yaml
 from tqdm import tqdm
 
 from hf_affectcodec.audio import write_audio
@@ -22,6 +24,9 @@ from hf_affectcodec.speak import load_tts, speak
 
 from .codecs import SAMPLING_RATE
 from .tts_items import Item, read_items, read_waveform
+
+
+RESERVED = frozenset(inspect.signature(speak).parameters) | {"items", "out", "seed", "do_sample"}
 
 
 def speak_items(
@@ -68,6 +73,27 @@ def speak_items(
     return failures
 
 
+def parse_settings(texts: list[str]) -> dict:
+    """
+    Keyword arguments of `generate` from `key=value` texts, values in YAML.
+
+    Raises:
+        ValueError: One is no such text, its value is no YAML, or an item or another option sets it.
+    """
+    settings = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        if not (key.isidentifier() and value):
+            raise ValueError(f"`--generate` takes key=value, got {text!r}")
+        if key in RESERVED:
+            raise ValueError(f"`--generate`: {key!r} is set by the items or by an option of its own")
+        try:
+            settings[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"`--generate` takes key=value with a value in YAML, got {text!r}") from error
+    return settings
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -79,11 +105,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--transcriber", help="folder or Hub id of a Whisper, which hears the words of the prompts")
     parser.add_argument("--greedy", action="store_true", help="the likeliest code each time, no drawing")
+    parser.add_argument(
+        "--generate",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings of `generate`, values in YAML: temperature=0.7 guidance_scale=3",
+    )
     parser.add_argument("--device")
     options = parser.parse_args(arguments)
+    settings = parse_settings(options.generate) | ({"do_sample": False} if options.greedy else {})
     items = read_items(options.items, options.limit)
     model, processor = load_tts(options.model, options.device)
-    settings = {"do_sample": False} if options.greedy else {}
+    known = set(inspect.signature(model.generate).parameters) | set(model.generation_config.to_dict())
+    if unknown := sorted(set(settings) - known):
+        raise ValueError(f"`--generate`: `generate` has no setting {unknown[0]!r}")
     transcribe = None if options.transcriber is None else load_transcriber(options.transcriber)
     failures = speak_items(model, processor, items, options.out, options.seed, transcribe, **settings)
     print(f"{len(items) - len(failures)} of {len(items)} items spoken")
@@ -91,4 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (ValueError, OSError) as error:
+        sys.exit(f"speak_items: error: {' '.join(str(error).split())}")

@@ -12,7 +12,6 @@ does falls on both. SpeechTokenizer (PyPI `speechtokenizer`) has the paper's siz
 import argparse
 import copy
 import itertools
-import resource
 import statistics
 import time
 
@@ -24,6 +23,7 @@ from ..convert_speechtokenizer import from_speechtokenizer
 from ..modeling.layers_affectcodec import linear
 from ..modeling.modeling_affectcodec import AffectCodecModel
 from ..shipped import pretrained_path
+from .memory import peak_memory
 
 
 def build_peer(num_filters: int = 32):
@@ -202,9 +202,8 @@ def main(arguments=None):
                 flush=True,
             )
     peaks = ", ".join(f"{name} {value:.0f}" for name, value in gemm_peaks().items())
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"\ncodes of the seanet rows equal to SpeechTokenizer's: {', '.join(equal)}")
-    print(f"one large product, GFLOP/s: {peaks} (the rows do not count LSTMs); largest memory: {memory:.1f} GB")
+    print(f"one large product, GFLOP/s: {peaks} (the rows do not count LSTMs); largest memory: {peak_memory():.1f} GB")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ this machine does in one large matrix product. `core hours` is what 1,000 hours 
 """
 
 import argparse
-import resource
 import statistics
 
 import torch
@@ -31,6 +30,7 @@ from ..modeling.feature_extraction_affectcodec import AffectCodecFeatureExtracto
 from ..modeling.modeling_affectcodec import AffectCodecModel
 from ..shipped import pretrained_path
 from .codecs import AudioTokenizationCodec
+from .memory import peak_memory
 from .speed import build_peer, count_flop, gemm_peaks, time_in_turns
 
 
@@ -129,7 +129,7 @@ def main(arguments=None):
     print(
         f"float32, {torch.get_num_threads()} threads, {args.batch_size} x {args.seconds:g} s, median of {args.rounds}; "
         f"matrix product: {peak:.0f} GFLOP/s; largest memory of the process: "
-        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB\n"
+        f"{peak_memory():.1f} GB\n"
     )
     print(
         "| system | M parameters | encode x real time | decode x real time | both, x ours | GFLOP/s | of peak | core hours |"

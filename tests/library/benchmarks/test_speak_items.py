@@ -47,3 +47,23 @@ def test_every_item_is_spoken_or_named(folder, monkeypatch):
     (out / "b.wav").unlink()
     main([*arguments, "--transcriber", "some/whisper", "--seed", "3"])
     assert (out / "a.wav").stat().st_mtime_ns == before and (out / "b.wav").exists()
+
+
+def test_settings_of_generate(folder):
+    arguments = ["--items", str(folder / "items.jsonl"), "--model", str(folder / "tts"), "--limit", "1"]
+    assert main([*arguments, "--out", str(folder / "one"), "--generate", "max_seconds=0.2", "temperature=0.5"]) == 0
+    assert main([*arguments, "--out", str(folder / "two"), "--generate", "max_seconds=0.1", "temperature=0.5"]) == 0
+    one, two = (load_audio(folder / name / "a.wav", 16000) for name in ("one", "two"))
+    assert two.shape[-1] < one.shape[-1] <= 3200
+    assert main([*arguments, "--out", str(folder / "three"), "--generate", "max_seconds=0.2", "temperature=5.0"]) == 0
+    assert not torch.equal(one, load_audio(folder / "three" / "a.wav", 16000))
+
+
+@pytest.mark.parametrize(
+    "wrong", ["temperature", "seed=5", "text=oh", "emotion=happy", "temperature=[1", "temprature=0.7"]
+)
+def test_wrong_settings_are_named(folder, wrong):
+    arguments = ["--items", str(folder / "items.jsonl"), "--model", str(folder / "tts"), "--out", str(folder / "one")]
+    with pytest.raises(ValueError, match=f"`--generate`.*{wrong.split('=')[0]}"):
+        main([*arguments, "--generate", wrong])
+    assert not (folder / "one").exists()
