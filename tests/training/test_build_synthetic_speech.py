@@ -142,6 +142,49 @@ def test_processes_change_nothing(tmp_path, monkeypatch):
     assert len(one) >= 2 and one.items() <= two.items()
 
 
+def test_levels_change_nothing_but_the_level_of_training_clips(tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "SHARD_CLIPS", 6)
+    texts = {"train": [f"Say number {'x' * n} now." for n in range(1, 9)], "validation": ["Never mind this."]}
+    for name, levels in (("as_said", (0.0, 0.0)), ("varied", (-20.0, -2.0))):
+        script.build(partial(Engine, said=[]), texts, tmp_path / name, 0.002, seed=3, levels=levels)
+    validation = [(tmp_path / name / "validation-00000.parquet").read_bytes() for name in ("as_said", "varied")]
+    assert validation[0] == validation[1]
+    as_said, varied = (
+        pq.read_table(tmp_path / name / "train-00000.parquet").to_pylist() for name in ("as_said", "varied")
+    )
+    assert [row["level_db"] for row in as_said] == [0.0] * len(as_said)
+    levels = [row["level_db"] for row in varied]
+    assert len(set(levels)) == len(levels) and min(levels) >= -20 and max(levels) <= -2
+    for one, other in zip(as_said, varied, strict=True):
+        before, after = (soundfile.read(io.BytesIO(row["audio"]["bytes"]))[0] for row in (one, other))
+        expected = script.bend_peaks(before * 10 ** (other["level_db"] / 20))
+        assert np.abs(after - expected).max() < 1e-4
+        differ = {key for key in one if one[key] != other[key]}
+        assert differ == {"audio", "level_db"}
+
+
+def test_shards_of_other_levels_are_refused(tmp_path):
+    texts = {"train": ["Say this now."], "validation": ["Never mind this."]}
+    script.build(partial(Engine, said=[]), texts, tmp_path, 0.0001, seed=3, levels=(-20.0, -10.0))
+    with pytest.raises(ValueError, match="`--levels`.*train-00000"):
+        script.build(partial(Engine, said=[]), texts, tmp_path, 0.0001, seed=3)
+    with pytest.raises(SystemExit):
+        script.main(["--voice", "any.onnx", "--out", str(tmp_path), "--levels", "3", "-3"])
+
+
+def test_spaces_are_single_and_between_symbols():
+    """As the front end has them: else symbols and their ends would not be as many."""
+    assert script.without_extra_spaces(" a  b ", [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) == ("a b", [2.0, 4.0, 6.0])
+    assert script.without_extra_spaces("a b", [1.0, 2.0, 3.0]) == ("a b", [1.0, 2.0, 3.0])
+    assert script.without_extra_spaces("a  ", [1.0, 2.0, 3.0]) == ("a", [3.0])
+
+
+def test_bent_peaks_by_hand():
+    bent = script.bend_peaks(np.array([0.5, -0.4, 0.95, -1.4]))
+    expected = [0.5, -0.4, 0.5 + 0.45 * np.tanh(1), -0.5 - 0.45 * np.tanh(2)]
+    assert bent == pytest.approx(expected)
+
+
 def test_ends_of_symbols_by_hand():
     """The silence before the first symbol and after the last is theirs."""
     alignment = [("^", 10), ("h", 5), ("\u02c8", 0), ("i", 7), (".", 3), ("$", 20)]
