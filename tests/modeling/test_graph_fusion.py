@@ -373,7 +373,7 @@ def test_fresh_weights_do_not_depend_on_how_the_model_is_made():
             if values.numel() > 300:
                 torch.testing.assert_close(values.std(), loaded[name].std(), rtol=0.2, atol=0, msg=name)
             else:
-                assert values.any() == loaded[name].any() and loaded[name].abs().max() < 4, name
+                assert values.any() == loaded[name].any() and loaded[name].abs().max() < 6, name
 
 
 def test_modality_dropout_leaves_one_and_drops_its_share():
