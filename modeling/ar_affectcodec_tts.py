@@ -3,13 +3,14 @@
 import torch
 from torch import nn
 from transformers import GenerationMixin
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .cache_affectcodec_tts import AffectCodecTTSCache
 from .configuration_affectcodec_tts import AffectCodecTTSConfig
 from .layers_affectcodec_tts import (
     CODE,
@@ -107,7 +108,7 @@ class AffectCodecTTSAutoregressiveModel(AffectCodecTTSPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids) * self.embed_scale
         if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+            past_key_values = AffectCodecTTSCache(self.config)
         if position_ids is None:
             if past_key_values is not None and past_key_values.get_seq_length() > 0:
                 raise ValueError("`position_ids` must be given with filled `past_key_values`: codes count from 0")

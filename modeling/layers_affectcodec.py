@@ -10,6 +10,11 @@ from torch import nn
 LOG2_E = 1 / math.log(2)
 # With fewer rows oneDNN's reordering of the weight costs more than its product saves.
 MIN_ROWS = 128
+# Up to so many rows a product by parts of the weight, which threads share, is the faster.
+MAX_FEW_ROWS = 16
+# Up to so many of these they are columns to the right of the parts.
+MAX_COLUMNS = 3
+WEIGHT_PARTS = 8
 
 
 def is_plain_cpu(hidden_states: torch.Tensor) -> bool:
@@ -51,11 +56,40 @@ def _conv_image(hidden_states, weight, bias, stride=1, padding=0, dilation=1):
 
 
 def linear(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """`F.linear` [..., C] -> [..., C'], on CPUs by oneDNN: `F.linear` in float32 is MKL's, half as fast on AMD processors."""
-    if not is_plain_cpu(hidden_states) or hidden_states.shape[:-1].numel() < MIN_ROWS:
+    """
+    `F.linear` [..., C] -> [..., C']. In float32 it is MKL's, which on AMD processors is half as fast as oneDNN for many rows and
+    keeps to one thread for a single one; so on CPUs many rows are a convolution, and a few are products with parts of the weight.
+    """
+    rows = hidden_states.shape[:-1].numel()
+    if not is_plain_cpu(hidden_states):
         return F.linear(hidden_states, weight, bias)
-    rows = hidden_states.reshape(1, -1, hidden_states.shape[-1])
-    return _conv_image(rows, weight[..., None], bias).reshape(*hidden_states.shape[:-1], weight.shape[0])
+    if rows >= MIN_ROWS:
+        rows = hidden_states.reshape(1, -1, hidden_states.shape[-1])
+        return _conv_image(rows, weight[..., None], bias).reshape(*hidden_states.shape[:-1], weight.shape[0])
+    fits = hidden_states.dtype == weight.dtype == torch.float32 and weight.is_contiguous()
+    if fits and 1 <= rows <= MAX_FEW_ROWS and weight.shape[0] % WEIGHT_PARTS == 0:
+        return _linear_by_parts(hidden_states, weight, bias)
+    return F.linear(hidden_states, weight, bias)
+
+
+def _linear_by_parts(hidden_states, weight, bias):
+    parts = weight.view(WEIGHT_PARTS, -1, weight.shape[1])
+    rows = hidden_states.reshape(-1, weight.shape[1])
+    if len(rows) <= MAX_COLUMNS:
+        columns = rows.t().expand(WEIGHT_PARTS, -1, -1)
+        if bias is None:
+            outputs = torch.bmm(parts, columns)
+        else:
+            outputs = torch.baddbmm(bias.view(WEIGHT_PARTS, -1, 1), parts, columns)
+        outputs = outputs.view(weight.shape[0], -1).t().contiguous()
+    else:
+        rows = rows.expand(WEIGHT_PARTS, -1, -1)
+        if bias is None:
+            outputs = torch.bmm(rows, parts.transpose(1, 2))
+        else:
+            outputs = torch.baddbmm(bias.view(WEIGHT_PARTS, 1, -1), rows, parts.transpose(1, 2))
+        outputs = outputs.transpose(0, 1)
+    return outputs.reshape(*hidden_states.shape[:-1], weight.shape[0])
 
 
 class AffectCodecLinear(nn.Linear):

@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .ar_affectcodec_tts import AffectCodecTTSForCausalLM
+from .cache_affectcodec_tts import AffectCodecTTSCache
 from .configuration_affectcodec_tts import AffectCodecTTSConfig
 from .inputs_affectcodec_tts import check_codes, check_frames, check_mask, check_text, prompt_sequence, speech_sequence
 from .layers_affectcodec_tts import AffectCodecTTSPreTrainedModel
@@ -363,10 +364,14 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         streamer = None
         if codes_callback is not None:
             streamer = AffectCodecTTSCodeStreamer(codes_callback, self.config.eos_token_id)
+        cache = None
+        if generation_config.use_cache is not False and generation_config.cache_implementation is None:
+            cache = AffectCodecTTSCache(self.config)
         with seeded(seed, self.device):
             generated = self.ar.generate(
                 input_ids=sequence,
                 attention_mask=mask,
+                past_key_values=cache,
                 generation_config=generation_config,
                 logits_processor=processors,
                 streamer=streamer,

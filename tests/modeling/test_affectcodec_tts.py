@@ -14,6 +14,7 @@ from transformers import (
     StaticCache,
 )
 
+from hf_affectcodec.modeling.cache_affectcodec_tts import AffectCodecTTSCache
 from hf_affectcodec.modeling.configuration_affectcodec_tts import AffectCodecTTSConfig
 from hf_affectcodec.modeling.inputs_affectcodec_tts import prompt_sequence, speech_sequence
 from hf_affectcodec.modeling.layers_affectcodec_tts import AffectCodecTTSAdaptiveLayerNorm, keep_some
@@ -328,7 +329,7 @@ def decode_stepwise(model, ids, mask, cache, start):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_caches_change_nothing(attention):
-    """Whole sequence == no cache == growing cache == static cache; each item of a left-padded batch == the item alone."""
+    """Whole sequence == no cache == the growing caches == static cache; each item of a left-padded batch == the item alone."""
     model = tiny_tts().ar
     model.set_attn_implementation(attention)
     assert model.config._attn_implementation == attention
@@ -341,7 +342,7 @@ def test_caches_change_nothing(attention):
     with torch.no_grad():
         whole = model(ids, attention_mask=ids_mask).logits[:, start - 1 :, : CODES + 1]
     static = StaticCache(config=model.config, max_cache_len=ids.shape[1] + 3)
-    for cache in (None, DynamicCache(config=model.config), static):
+    for cache in (None, DynamicCache(config=model.config), AffectCodecTTSCache(model.config), static):
         torch.testing.assert_close(decode_stepwise(model, ids, ids_mask, cache, start), whole, atol=1e-5, rtol=1e-5)
     assert static.get_seq_length() == ids.shape[1]
     for row in range(3):

@@ -40,6 +40,20 @@ def test_products():
         torch.testing.assert_close(linear(inputs, weight), F.linear(inputs, weight))
 
 
+@pytest.mark.parametrize("shape", [(5,), (1, 1, 5), (2, 5), (3, 1, 5), (4, 5), (2, 8, 5), (17, 5), (0, 5), (2, 0, 5)])
+def test_products_of_few_rows_with_parts_of_the_weight(shape):
+    torch.manual_seed(0)
+    wide, bias = torch.randn(24, 6), torch.randn(24)
+    for weight in (wide[:, :5], wide[:, :5].contiguous()):
+        inputs = torch.randn(shape)
+        for given in (bias, None):
+            outputs = linear(inputs, weight, given)
+            torch.testing.assert_close(outputs, F.linear(inputs, weight, given))
+            assert outputs.is_contiguous()
+    precise = torch.randn(2, 5).double()
+    torch.testing.assert_close(linear(precise, wide[:, :5].double()), precise @ wide[:, :5].double().t())
+
+
 def test_elu(gradients):
     inputs = torch.tensor([-1e4, -30.0, -3.0, -1.0, -1e-3, -1e-7, 0.0, 1e-3, 2.0, 1e4], requires_grad=True)
     expected = torch.where(inputs > 0, inputs.double(), torch.expm1(inputs.double().clamp(max=0)))

@@ -1,5 +1,7 @@
 """The table of the speech language model on a tiny one: the peer has its shape, every system generates what is asked for."""
 
+import re
+
 import pytest
 from transformers import GPT2LMHeadModel
 
@@ -39,6 +41,8 @@ def test_the_command(monkeypatch, capsys):
     speed_tts.main(["--frames", "4", "--prompt-frames", "5", "--text", "6", "--rounds", "2", "--batch-size", "2"])
     said = capsys.readouterr().out.splitlines()
     assert [line.split("|")[1].strip() for line in said[4:6]] == [speed_tts.OURS, speed_tts.PEER]
+    ours, least, most = map(float, re.fullmatch(r"ours / peer, .*: (\S+) \((\S+) to (\S+)\)", said[-2]).groups())
+    assert 0 < least <= ours <= most
     assert passes == [1, 2, 3, 4, 5, 6, 7] * 3 and "s a second of speech" in said[-1]
     with pytest.raises(SystemExit):
         speed_tts.main(["--frames", "1"])
