@@ -289,6 +289,8 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         repetition_threshold: float = 0.1,
         emotion_mask: torch.Tensor | None = None,
         emotion_guidance: float = 1.0,
+        prompt_text_mask: torch.Tensor | None = None,
+        prompt_guidance: float = 1.0,
         seed: int | None = None,
         codes_callback: Callable[[torch.LongTensor], None] | None = None,
         generation_config: GenerationConfig | None = None,
@@ -321,6 +323,11 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
             emotion_guidance (`float`, *optional*, defaults to 1.0):
                 Scale of classifier-free guidance of codebook 1 towards the symbols of `emotion_mask`; 1: none, and no
                 second run of the model. Only for models that were trained with emotions and, now and then, without.
+            prompt_text_mask (`torch.Tensor` of shape `(batch, text_length)`, *optional*):
+                1 at symbols of the prompt's words, as the processor gives it.
+            prompt_guidance (`float`, *optional*, defaults to 1.0):
+                Scale of classifier-free guidance of all codebooks towards the acoustic prompt, away from the text spoken without
+                one; 1: none, and no further run of the model. Needs a prompt and `prompt_text_mask`.
             seed (`int`, *optional*): Makes sampling repeatable; leaves torch's own random state as it was.
             codes_callback (`Callable`, *optional*):
                 Called for every frame with its new codes of codebook 1, a long tensor `(batch,)`, -1 for ended items.
@@ -349,17 +356,32 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         guidance_scale = generation_config.guidance_scale
         # transformers' own guidance would know nothing of what is text.
         generation_config.guidance_scale = None
+        text_length = input_ids.shape[1]
+        beginnings, scales = [], []
         if guidance_scale not in (None, 1):
-            is_text = torch.arange(mask.shape[1], device=mask.device) < input_ids.shape[1]
-            guidance = self._guidance(mask, is_text, guidance_scale)
-            processors = LogitsProcessorList([guidance, *(processors or ())])
+            is_text = torch.arange(mask.shape[1], device=mask.device) < text_length
+            beginnings.append((sequence, mask.masked_fill(is_text, 0)))
+            scales.append(guidance_scale)
         if emotion_guidance != 1:
-            if not isinstance(emotion_mask, torch.Tensor) or emotion_mask.shape != input_ids.shape:
-                raise ValueError(
-                    f"`emotion_mask` must be a tensor of shape {tuple(input_ids.shape)} with `emotion_guidance`"
-                )
-            is_emotion = torch.nn.functional.pad(emotion_mask.bool(), (0, mask.shape[1] - emotion_mask.shape[1]))
-            guidance = self._guidance(mask, is_emotion, emotion_guidance)
+            is_emotion = self._symbols(emotion_mask, input_ids, "emotion_mask", "emotion_guidance")
+            is_emotion = torch.nn.functional.pad(is_emotion, (0, mask.shape[1] - text_length))
+            beginnings.append((sequence, mask.masked_fill(is_emotion, 0)))
+            scales.append(emotion_guidance)
+        own_text = None
+        if prompt_guidance != 1:
+            if not prompt_codes.shape[-1]:
+                raise ValueError("`prompt_guidance` needs a prompt")
+            is_prompt_text = self._symbols(prompt_text_mask, input_ids, "prompt_text_mask", "prompt_guidance")
+            own_text = ~is_prompt_text if attention_mask is None else attention_mask & ~is_prompt_text
+            if not own_text.any(-1).all():
+                raise ValueError("`prompt_text_mask` leaves no symbols to be spoken")
+            nothing = prompt_codes[:, 0, :0], prompt_mask[:, :0]
+            padding = (prompt_codes.shape[-1], 0)
+            unprompted = prompt_sequence(self.config, input_ids, own_text, *nothing)
+            beginnings.append(tuple(torch.nn.functional.pad(part, padding) for part in unprompted))
+            scales.append(prompt_guidance)
+        if scales:
+            guidance = AffectCodecTTSClassifierFreeGuidance(self.ar, beginnings, scales)
             processors = LogitsProcessorList([guidance, *(processors or ())])
         streamer = None
         if codes_callback is not None:
@@ -380,7 +402,15 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         ended = new_codes == self.config.eos_token_id
         lengths = (ended.cumsum(-1) == 0).sum(-1)
         codes, codes_mask = self._fill_codebooks(
-            input_ids, attention_mask, prompt_codes, prompt_mask.sum(-1), new_codes, lengths, guidance_scale
+            input_ids,
+            attention_mask,
+            prompt_codes,
+            prompt_mask.sum(-1),
+            new_codes,
+            lengths,
+            1.0 if guidance_scale is None else guidance_scale,
+            own_text,
+            prompt_guidance,
         )
         decoded = self.codec_model.decode(codes, codes_mask).audio_values[:, 0]
         samples = (lengths * self.codec_model.hop_length).tolist()
@@ -451,8 +481,12 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         config.update(temperature=1.0, top_k=0, top_p=1.0)
         return LogitsProcessorList([sampling])
 
-    def _guidance(self, mask, is_hidden, scale):
-        return AffectCodecTTSClassifierFreeGuidance(self.ar, mask.masked_fill(is_hidden, 0), scale)
+    @staticmethod
+    def _symbols(mask, input_ids, name, wanted_by):
+        """A mask of symbols as booleans [B, L]."""
+        if not isinstance(mask, torch.Tensor) or mask.shape != input_ids.shape:
+            raise ValueError(f"`{name}` must be a tensor of shape {tuple(input_ids.shape)} with `{wanted_by}`")
+        return mask.bool()
 
     def _prompt(self, batch_size, codes, codes_mask, values, padding_mask):
         """The prompt as codes [B, Q, P] and mask [B, P]; P = 0 without a prompt."""
@@ -483,7 +517,16 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         return encoded.audio_codes, encoded.audio_codes_mask
 
     def _fill_codebooks(
-        self, input_ids, attention_mask, prompt_codes, prompt_lengths, new_codes, lengths, guidance_scale
+        self,
+        input_ids,
+        attention_mask,
+        prompt_codes,
+        prompt_lengths,
+        new_codes,
+        lengths,
+        guidance_scale,
+        own_text,
+        prompt_guidance,
     ):
         """New codes of codebook 1 [B, N] -> new codes of all codebooks [B, Q, max length], mask [B, max length]."""
         batch = len(new_codes)
@@ -498,15 +541,30 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         options = {"audio_codes_mask": codes_mask, "prompt_mask": prompt_mask}
         for codebook in range(1, self.config.num_quantizers):
             logits = self.nar(input_ids, codes, codebook, attention_mask=attention_mask, **options).logits
-            if guidance_scale not in (None, 1):
+            guided = logits
+            if guidance_scale != 1:
                 no_text = torch.zeros_like(input_ids, dtype=torch.bool)
                 hidden = self.nar(input_ids, codes, codebook, attention_mask=no_text, **options).logits
-                logits = hidden + guidance_scale * (logits - hidden)
-            codes[:, codebook] = torch.where(targets, logits.argmax(-1), codes[:, codebook])
+                guided = guided + (guidance_scale - 1) * (logits - hidden)
+            if prompt_guidance != 1:
+                hidden = self._without_prompt(input_ids, own_text, codes, codebook, prompt_lengths, lengths)
+                guided = guided + (prompt_guidance - 1) * (logits - hidden)
+            codes[:, codebook] = torch.where(targets, guided.argmax(-1), codes[:, codebook])
         spoken = new_codes.new_zeros(batch, self.config.num_quantizers, int(lengths.max()))
         for row, (prompt, new) in enumerate(zip(prompt_lengths.tolist(), lengths.tolist(), strict=True)):
             spoken[row, :, :new] = codes[row, :, prompt : prompt + new]
         return spoken, torch.arange(spoken.shape[-1], device=spoken.device) < lengths[:, None]
+
+    def _without_prompt(self, input_ids, own_text, codes, codebook, prompt_lengths, lengths):
+        """Logits [B, F, C] of a codebook as they are without the prompt, at the frames of `codes` [B, Q, F]; 0 in the prompt."""
+        new = torch.arange(int(lengths.max()), device=codes.device)
+        places = (prompt_lengths[:, None] + new).clamp(max=codes.shape[-1] - 1)
+        moved = codes.gather(2, places[:, None].expand(-1, codes.shape[1], -1))
+        is_new = new < lengths[:, None]
+        logits = self.nar(input_ids, moved, codebook, attention_mask=own_text, audio_codes_mask=is_new).logits
+        restored = logits.new_zeros(*codes.shape[::2], logits.shape[-1])
+        # Added, as places beyond an item's end coincide.
+        return restored.scatter_add(1, places[..., None].expand_as(logits), logits.masked_fill(~is_new[..., None], 0))
 
 
 __all__ = [

@@ -81,7 +81,14 @@ class AffectCodecTTSProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        return ["input_ids", "attention_mask", "emotion_mask", "prompt_values", "prompt_padding_mask"]
+        return [
+            "input_ids",
+            "attention_mask",
+            "emotion_mask",
+            "prompt_text_mask",
+            "prompt_values",
+            "prompt_padding_mask",
+        ]
 
     def __call__(
         self,
@@ -111,8 +118,8 @@ class AffectCodecTTSProcessor(ProcessorMixin):
 
         Returns:
             [`BatchFeature`] with `input_ids` and `attention_mask` `(batch, text_length)`, padded on the left; with an emotion
-            `emotion_mask` of the same shape, 1 at its symbol; with a prompt `prompt_values` `(batch, 1, samples)` and
-            `prompt_padding_mask` `(batch, samples)`.
+            `emotion_mask` of the same shape, 1 at its symbol; with a prompt `prompt_text_mask` of the same shape, 1 at
+            the symbols of its words, `prompt_values` `(batch, 1, samples)` and `prompt_padding_mask` `(batch, samples)`.
 
         Raises:
             ImportError: Text is given and the extra `[tts]` is missing.
@@ -134,12 +141,20 @@ class AffectCodecTTSProcessor(ProcessorMixin):
             name = "prompt_text" if prompt_phonemes is None else "prompt_phonemes"
             words = _each(words, len(batch), name)
             before = self._spoken(words, languages, name, prompt_phonemes is not None)
-            spoken = [f"{first} {second}" for first, second in zip(before, spoken, strict=True)]
+            own, spoken = spoken, [f"{first} {second}" for first, second in zip(before, spoken, strict=True)]
         if emotion is not None:
             emotion = _each(emotion, len(batch), "emotion")
         inputs = self.encode_phonemes(spoken, emotion)
         if prompt is not None:
             inputs |= self._prompt(prompt, len(batch), sampling_rate)
+            length = len(inputs["input_ids"][0])
+            # On the left of what is to be spoken; an emotion belongs to that.
+            after = [len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in own]
+            first = int(emotion is not None)
+            inputs["prompt_text_mask"] = [
+                [int(length - sum(row) + first <= place < length - kept) for place in range(length)]
+                for row, kept in zip(inputs["attention_mask"], after, strict=True)
+            ]
         return BatchFeature(inputs, tensor_type=return_tensors)
 
     def encode_phonemes(self, phonemes: list[str], emotions: list[str] | None = None) -> dict[str, list]:

@@ -17,30 +17,33 @@ from .layers_affectcodec_tts import positions_of_each_kind
 
 class AffectCodecTTSClassifierFreeGuidance(LogitsProcessor):
     """
-    Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) towards what a part of the text asks for: log-probabilities
-    `u + scale (c - u)`, c with the whole text and u with that part hidden. It runs the model a second time for each code, with
-    a cache of its own.
+    Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) towards what parts of the input ask for, each by its own scale:
+    log-probabilities `c + sum_i (scale_i - 1) (c - u_i)`, c with the whole input and u_i with part i hidden. For one part that is
+    `u + scale (c - u)`. For each code it runs the model once more, over all u_i as one batch, with a cache of its own.
 
     Args:
         model ([`AffectCodecTTSForCausalLM`]): The model that generates.
-        attention_mask (`torch.Tensor` of shape `(batch, length)`): That of the prompt, 0 also at what is hidden.
-        scale (`float`): 1: no guidance; 0: as if the hidden part were not there; above 1: towards it.
+        beginnings (`list[tuple[torch.Tensor, torch.Tensor]]`):
+            Of each part what u_i continues in place of the prompt, ids and mask `(batch, length)`, 0 at what is hidden. The last
+            position is the one that speaks.
+        scales (`list[float]`): Of each part. 1: no guidance; 0: as if the part were not there; above 1: towards it.
     """
 
-    def __init__(self, model, attention_mask: torch.Tensor, scale: float):
+    def __init__(self, model, beginnings: list[tuple[torch.Tensor, torch.Tensor]], scales: list[float]):
         self.model = model
-        self.attention_mask = attention_mask
-        self.scale = scale
+        self.input_ids, self.attention_mask = (torch.cat(parts) for parts in zip(*beginnings, strict=True))
+        self.scales = scales
         self.cache = None
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """Ids [B, T] so far and logits [B, V] of the next one -> log-probabilities [B, V]."""
-        new = self.attention_mask.new_ones(len(input_ids), input_ids.shape[1] - self.attention_mask.shape[1])
-        mask = torch.cat((self.attention_mask, new), dim=1)
-        kinds = self.model.model.token_types(input_ids)
+        new = input_ids[:, self.input_ids.shape[1] :].repeat(len(self.scales), 1)
+        ids = torch.cat((self.input_ids, new), dim=1)
+        mask = torch.cat((self.attention_mask, self.attention_mask.new_ones(new.shape)), dim=1)
+        kinds = self.model.model.token_types(ids)
         first = 0 if self.cache is None else self.cache.get_seq_length()
         outputs = self.model(
-            input_ids=input_ids[:, first:],
+            input_ids=ids[:, first:],
             attention_mask=mask,
             position_ids=positions_of_each_kind(kinds, mask)[:, first:],
             token_type_ids=kinds[:, first:],
@@ -49,10 +52,13 @@ class AffectCodecTTSClassifierFreeGuidance(LogitsProcessor):
             logits_to_keep=1,
         )
         self.cache = outputs.past_key_values
-        hidden = outputs.logits[:, -1].to(scores.dtype).log_softmax(-1)
-        guided = hidden + self.scale * (scores.log_softmax(-1) - hidden)
+        whole = scores.log_softmax(-1)
+        guided, ruled_out = whole, scores.isinf()
+        for scale, hidden in zip(self.scales, outputs.logits[:, -1].to(scores.dtype).split(len(scores)), strict=True):
+            guided = guided + (scale - 1) * (whole - hidden.log_softmax(-1))
+            ruled_out = ruled_out | hidden.isinf()
         # Neither what no logit is for nor what an earlier processor has ruled out.
-        return guided.masked_fill(scores.isinf() | hidden.isinf(), float("-inf"))
+        return guided.masked_fill(ruled_out, float("-inf"))
 
 
 class AffectCodecTTSRepetitionAwareSampling(LogitsProcessor):

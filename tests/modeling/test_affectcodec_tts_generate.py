@@ -391,6 +391,84 @@ def test_guidance_of_the_upper_codebooks_against_a_loop():
     assert not torch.equal(said, unguided)
 
 
+def test_guidance_towards_several_parts_against_a_loop():
+    """
+    Every codebook is the likeliest of `c + 1.5 (c - t) + .7 (c - p)`, t without the text, p the own text without the prompt, in a
+    batch with padding; and towards the prompt alone.
+    """
+    model = tiny_tts()
+    phonemes, mask, codes, codes_mask = random_inputs([6, 4], [4, 6])
+    of_prompt = torch.tensor([[1, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0]])
+    arguments = {
+        "prompt_codes": codes,
+        "prompt_codes_mask": codes_mask,
+        "prompt_text_mask": of_prompt,
+        "do_sample": False,
+    }
+    arguments |= {"max_new_frames": 7, "min_new_frames": 7}
+    for towards_text in (2.5, 1.0):
+        options = arguments | {"guidance_scale": towards_text, "prompt_guidance": 1.7}
+        outputs = model.generate(phonemes, mask, **options)
+        for row in range(2):
+            text, own = phonemes[row][mask[row]], phonemes[row][mask[row] & (of_prompt[row] == 0)]
+            prompt = codes[row, :, : int(codes_mask[row].sum())]
+            said, frames = outputs.audio_codes[row], prompt.shape[1]
+            filled = torch.cat((prompt, said), dim=1)
+
+            def first(symbols, before):
+                ids = torch.cat((symbols + model.config.text_token_offset, torch.tensor([EOS + 1]), before))
+                return model.ar(ids[None]).logits[0, -1, :EOS].log_softmax(-1)
+
+            def upper(symbols, frames_seen, codebook, length):
+                is_prompt = torch.arange(frames_seen.shape[1])[None] < length
+                return model.nar(symbols[None], frames_seen[None], codebook, prompt_mask=is_prompt).logits[0, length:]
+
+            def guided(whole, without_text, without_prompt, scale=towards_text):
+                return whole + (scale - 1) * (whole - without_text) + 0.7 * (whole - without_prompt)
+
+            with torch.no_grad():
+                for frame in range(7):
+                    before, new = filled[0, : frames + frame], said[0, :frame]
+                    logits = guided(first(text, before), first(text[:0], before), first(own, new))
+                    assert int(logits.argmax()) == int(said[0, frame])
+                for codebook in range(1, model.config.num_quantizers):
+                    logits = guided(
+                        upper(text, filled, codebook, frames),
+                        upper(text[:0], filled, codebook, frames),
+                        upper(own, said, codebook, 0),
+                    )
+                    assert torch.equal(logits.argmax(-1), said[codebook])
+        plain = model.generate(phonemes, mask, **options | {"prompt_guidance": 1.0})
+        assert (plain.audio_codes != outputs.audio_codes).any(-1)[:, 1:].any() and not torch.equal(
+            plain.audio_codes[:, 0], outputs.audio_codes[:, 0]
+        )
+
+
+def test_guidance_towards_the_prompt_needs_one():
+    model = tiny_tts()
+    phonemes, _, codes, _ = random_inputs([5], [6])
+    of_prompt = torch.tensor([[1, 1, 0, 0, 0]])
+    limits = {"do_sample": False, "max_new_frames": 5, "prompt_guidance": 2.0}
+    with pytest.raises(ValueError, match="`prompt_guidance` needs a prompt"):
+        model.generate(phonemes, prompt_text_mask=of_prompt, **limits)
+    for given in (None, of_prompt[:, 1:]):
+        with pytest.raises(ValueError, match="`prompt_text_mask` must be"):
+            model.generate(phonemes, prompt_codes=codes, prompt_text_mask=given, **limits)
+    with pytest.raises(ValueError, match="`prompt_text_mask` leaves no symbols"):
+        model.generate(phonemes, prompt_codes=codes, prompt_text_mask=torch.ones_like(phonemes), **limits)
+
+
+def test_guidance_of_zero_towards_the_prompt_is_speech_without_one():
+    model = tiny_tts()
+    phonemes, _, codes, _ = random_inputs([5], [6])
+    limits = {"do_sample": False, "max_new_frames": 9}
+    of_prompt = torch.tensor([[1, 1, 0, 0, 0]])
+    guided = model.generate(phonemes, prompt_codes=codes, prompt_text_mask=of_prompt, prompt_guidance=0.0, **limits)
+    without = model.generate(phonemes[:, 2:], **limits)
+    frames = min(int(guided.lengths), int(without.lengths))
+    assert torch.equal(guided.audio_codes[..., :frames], without.audio_codes[..., :frames])
+
+
 def test_the_generation_config_may_hold_the_guidance_scale():
     """Among the shipped settings it does what the argument does; 1 is no guidance."""
     model = tiny_tts()
