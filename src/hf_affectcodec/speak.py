@@ -144,7 +144,7 @@ def speak(
             A prompt that is too long is cut at a pause first.
         max_characters (`int`, *optional*, defaults to 200): Longest piece.
         generate: Passed on to the model's `generate`: `seed`, `temperature`, `max_seconds`,
-            `emotion_guidance`, ...
+            `prompt_guidance`, ...
 
     Raises:
         ImportError: The extra `[tts]` is missing.
@@ -266,6 +266,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--guidance-scale", type=float, metavar="SCALE", help="above 1: closer to the text (default: the model's)"
     )
     parser.add_argument(
+        "--prompt-guidance", type=float, metavar="SCALE", help="above 1: closer to the prompt's voice and mood"
+    )
+    parser.add_argument(
         "--temperature", type=float, help="of sampling; 0: the likeliest code always (default: the model's)"
     )
     parser.add_argument("--top-k", type=int, help="sample among the K likeliest codes (default: the model's)")
@@ -313,6 +316,7 @@ def run(arguments: argparse.Namespace) -> int:
         "repetition_window",
         "emotion_guidance",
         "guidance_scale",
+        "prompt_guidance",
     ):
         if getattr(arguments, name) is not None:
             generate[name] = getattr(arguments, name)

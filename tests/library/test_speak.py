@@ -180,9 +180,11 @@ def test_command_writes_what_speak_says(folder, loaded, prompt, tmp_path, capsys
     out = tmp_path / "out.wav"
     arguments = [folder, "--prompt", prompt, "--prompt-text", "no", "-o", out, "--seed", 5, "--max-seconds", 0.2]
     arguments = ["oh yes", "--device", "cpu", "--model", *arguments]
-    status, lines = command(capsys, *arguments, "--temperature", 0.5, "--top-k", 20, "--guidance-scale", 2)
+    sampling = ["--temperature", 0.5, "--top-k", 20, "--guidance-scale", 2, "--prompt-guidance", 1.5]
+    status, lines = command(capsys, *arguments, *sampling)
     model, processor = loaded
-    generate = {"seed": 5, "max_seconds": 0.2, "temperature": 0.5, "top_k": 20, "guidance_scale": 2}
+    generate = {"seed": 5, "max_seconds": 0.2, "temperature": 0.5, "top_k": 20}
+    generate |= {"guidance_scale": 2, "prompt_guidance": 1.5}
     spoken = speak(model, processor, "oh yes", load_audio(prompt, RATE), "no", **generate)
     assert status == 0 and (lines == []) == (spoken.stop_reasons == ["eos"])
     torch.testing.assert_close(load_audio(out, RATE), spoken.audio.clamp(-1, 1), rtol=0, atol=2**-15)

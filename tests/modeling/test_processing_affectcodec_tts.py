@@ -200,6 +200,23 @@ def test_where_a_text_is_split():
     assert split_text("it costs 1,000 now", 12) == ["it costs", "1,000 now"]
 
 
+# Prompts' words
+
+
+def test_symbols_of_the_prompts_words_are_told_from_those_to_be_spoken():
+    """The space between belongs to the prompt, an emotion to what is spoken, padding to nothing."""
+    with_emotions = processor(emotions=["angry", "calm"])
+    options = {"prompt": [noise(), noise(0.8)], "prompt_phonemes": ["ab", "c"], "sampling_rate": 16000}
+    inputs = with_emotions(phonemes=["cab", "ba"], **options)
+    assert inputs["prompt_text_mask"].tolist() == [[1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 0, 0]]
+    inputs = with_emotions(phonemes=["cab", "ba"], emotion="calm", **options)
+    assert inputs["emotion_mask"].tolist() == [[1, 0, 0, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0, 0]]
+    assert inputs["prompt_text_mask"].tolist() == [[0, 1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 0, 0]]
+    own = inputs["input_ids"][0][(inputs["attention_mask"][0] == 1) & (inputs["prompt_text_mask"][0] == 0)]
+    assert own.tolist() == with_emotions(phonemes="cab", emotion="calm")["input_ids"][0].tolist()
+    assert "prompt_text_mask" not in with_emotions(phonemes="cab")
+
+
 # Emotions
 
 

@@ -3,11 +3,14 @@ Does the mood of the prompt reach the pitch of what is spoken? An angry voice is
 synthesiser that copies no more than timbre loses that.
 
     python -m hf_affectcodec.benchmarks.mood_f0 --items items.jsonl --systems ours=runs/wavs other=runs/other \
-        --compare-to neutral --out runs/mood_f0
+        --codec org/affectcodec --compare-to neutral --out runs/mood_f0
 
 Items are those of `affectcodec evaluate tts`, each text with one prompt of each mood (`emotion`) and voice (`speaker`). For each
-mood and system: height (median F0) and width (standard deviation of F0) of the generated clips, in semitones, beside those of
-the prompts; differences to one mood, paired by voice and text; and how the clips' F0 follows their prompts' over all items.
+mood and system: height (median F0), width (standard deviation of F0) and middle width (from the distance of its quartiles) of the
+generated clips, in semitones, beside those of the prompts; differences to one mood, paired by voice and text; and how the
+clips' F0 follows their prompts' over all items. The tracker makes errors of an octave in coded speech, which the standard
+deviation feels and the quartiles hardly do; `--codec` adds the prompts themselves after a codec: no synthesiser on it can
+follow further.
 """
 
 import argparse
@@ -20,17 +23,23 @@ import numpy as np
 from hf_affectcodec.metrics.f0 import MIN_VOICED_FRAMES, f0_track
 from hf_affectcodec.metrics.statistics import compare_pairs, summarize
 
-from .codecs import SAMPLING_RATE
+from .codecs import SAMPLING_RATE, AudioTokenizationCodec
 from .rows import dump
 from .tts_items import Generated, Item, Recordings, SpeechSystem, read_items
 
 
-STATISTICS = {"height": "median F0, semitones over 100 Hz", "width": "standard deviation of F0, semitones"}
+STATISTICS = {
+    "height": "median F0, semitones over 100 Hz",
+    "width": "standard deviation of F0, semitones",
+    "middle width": "distance of the quartiles of F0 / 1.349, semitones: the standard deviation of a normal distribution",
+}
+QUARTILES = 1.349  # distance of a normal distribution's quartiles, in standard deviations
 
 
-def f0_statistics(waveform, sampling_rate: int) -> tuple[float, float]:
+def f0_statistics(waveform, sampling_rate: int) -> tuple[float, float, float]:
     """
-    Median and standard deviation of F0 over the voiced frames, in semitones over 100 Hz and semitones.
+    Median, standard deviation and distance of the quartiles / 1.349 of F0 over the voiced frames, the first in semitones over
+    100 Hz, the others in semitones.
 
     Raises:
         ValueError: Fewer than 10 frames (100 ms) are voiced.
@@ -40,12 +49,27 @@ def f0_statistics(waveform, sampling_rate: int) -> tuple[float, float]:
     if f0.size < MIN_VOICED_FRAMES:
         raise ValueError(f"`waveform` must have {MIN_VOICED_FRAMES} voiced frames, got {f0.size}")
     semitones = 12 * np.log2(f0 / 100)
-    return float(np.median(semitones)), float(semitones.std())
+    low, median, high = np.percentile(semitones, [25, 50, 75])
+    return float(median), float(semitones.std()), float(high - low) / QUARTILES
+
+
+class CodedPrompts:
+    """The prompts after a [`~.codecs.Codec`] as a system."""
+
+    name = "prompt after the codec"
+
+    def __init__(self, codec, items: list[Item]):
+        self.codec = codec
+        self.fingerprint = codec.fingerprint
+        self.prompts = Recordings("prompt", items)
+
+    def __call__(self, item: Item) -> np.ndarray:
+        return self.codec(self.prompts(item))[0]
 
 
 def measure(system: SpeechSystem, items: list[Item]) -> np.ndarray:
-    """Height and width of every item, [N, 2]; NaN where a clip is missing or has no pitch."""
-    values = np.full((len(items), 2), np.nan)
+    """The statistics of every item, [N, 3]; NaN where a clip is missing or has no pitch."""
+    values = np.full((len(items), len(STATISTICS)), np.nan)
     for place, item in enumerate(items):
         try:
             values[place] = f0_statistics(system(item), SAMPLING_RATE)
@@ -76,7 +100,7 @@ def compare_moods(items: list[Item], prompts: np.ndarray, values: np.ndarray, co
     """
     Args:
         items (`list[Item]`): N items with `emotion`; pairs are those of one `speaker` and `text`.
-        prompts, values (array [N, 2]): Height and width of the prompts and of what a system made of them.
+        prompts, values (array [N, 3]): The statistics of the prompts and of what a system made of them.
         compare_to (`str`): The mood that the others are compared to.
 
     Returns:
@@ -160,6 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=Path, required=True)
     parser.add_argument("--systems", nargs="+", required=True, metavar="NAME=FOLDER")
+    parser.add_argument("--codec", help="folder or Hub id of a codec, for the prompts after it")
     parser.add_argument("--compare-to", default="neutral", metavar="MOOD")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--out", type=Path, required=True)
@@ -171,6 +196,8 @@ def main(arguments: list[str] | None = None) -> int:
         if not equals:
             raise ValueError(f"`--systems` takes NAME=FOLDER, got {entry!r}")
         systems.append(Generated(name, folder))
+    if options.codec is not None:
+        systems.append(CodedPrompts(AudioTokenizationCodec.from_pretrained(options.codec, CodedPrompts.name), items))
     prompts = measure(Recordings("prompt", items), items)
     found = {
         system.name: compare_moods(items, prompts, measure(system, items), options.compare_to) for system in systems

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from hf_affectcodec.benchmarks import mood_f0
 from hf_affectcodec.benchmarks.mood_f0 import compare_moods, f0_statistics, main, measure
 from hf_affectcodec.benchmarks.tts_items import read_items
 
@@ -41,9 +42,14 @@ def items(tmp_path):
 
 
 def test_statistics_of_a_known_pitch():
-    height, width = f0_statistics(voice(200.0, 3.0), RATE)
+    height, width, middle = f0_statistics(voice(200.0, 3.0), RATE)
     assert height == pytest.approx(12, abs=0.2)  # an octave over 100 Hz
     assert width == pytest.approx(3 / np.sqrt(2), abs=0.2)  # of a sine
+    assert middle == pytest.approx(2 * 3 * np.sin(np.pi / 4) / 1.349, abs=0.25)
+    # A twelfth of the frames an octave too low, as trackers err: the standard deviation doubles.
+    erring = np.concatenate([voice(200.0, 1.0, 3.0), voice(100.0, 1.0, 0.25)])
+    right, wrong = (f0_statistics(waveform, RATE) for waveform in (voice(200.0, 1.0, 3.0), erring))
+    assert wrong[1] > 2 * right[1] and wrong[2] == pytest.approx(right[2], abs=0.15)
     with pytest.raises(ValueError, match="10 voiced frames"):
         f0_statistics(np.random.default_rng(0).normal(scale=0.01, size=RATE), RATE)
 
@@ -62,6 +68,27 @@ def test_a_copycat_is_told_from_a_parrot(items, tmp_path):
     assert parrot["prompts"]["difference"] == pytest.approx(12, abs=0.3)
     text = (tmp_path / "out/mood_f0.md").read_text()
     assert "| parrot | angry |" in text and "clips - neutral" in text
+
+
+def test_prompts_after_a_codec(items, tmp_path, monkeypatch):
+    """A codec that plays a quarter faster: its prompts are higher and follow the prompts."""
+
+    class Fast:
+        fingerprint = "fast"
+
+        def __call__(self, waveform):
+            return np.interp(np.arange(0, waveform.size, 1.25), np.arange(waveform.size), waveform), 0
+
+    monkeypatch.setattr(
+        mood_f0.AudioTokenizationCodec, "from_pretrained", lambda source, name: {"org/fast": Fast()}[source]
+    )
+    arguments = ["--items", str(items), "--systems", f"copycat={items.parent / 'copycat'}", "--codec", "org/fast"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out/mood_f0.json").read_text())["prompt after the codec"]["height"]
+    assert found["follows"]["rho"] > 0.99 and found["moods"]["neutral"]["clips"]["n"] == 6
+    assert found["moods"]["neutral"]["clips"]["mean"] == pytest.approx(
+        found["moods"]["neutral"]["prompts"]["mean"] + 12 * np.log2(1.25), abs=0.2
+    )
 
 
 def test_missing_clips_and_bad_items(items):
