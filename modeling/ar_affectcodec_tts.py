@@ -3,13 +3,14 @@
 import torch
 from torch import nn
 from transformers import GenerationMixin
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .alignment_affectcodec_tts import AffectCodecTTSAlignment
 from .cache_affectcodec_tts import AffectCodecTTSCache
 from .configuration_affectcodec_tts import AffectCodecTTSConfig
 from .layers_affectcodec_tts import (
@@ -108,7 +109,9 @@ class AffectCodecTTSAutoregressiveModel(AffectCodecTTSPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids) * self.embed_scale
         if use_cache and past_key_values is None:
-            past_key_values = AffectCodecTTSCache(self.config)
+            # transformers can export and gather its own alone, and where ours would copy as well there is nothing to save.
+            grows = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+            past_key_values = AffectCodecTTSCache(self.config) if grows else DynamicCache(config=self.config)
         if position_ids is None:
             if past_key_values is not None and past_key_values.get_seq_length() > 0:
                 raise ValueError("`position_ids` must be given with filled `past_key_values`: codes count from 0")
@@ -163,6 +166,7 @@ class AffectCodecTTSForCausalLM(AffectCodecTTSPreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         loss_reduction: str = "mean",
         num_items_in_batch: torch.Tensor | int | None = None,
+        alignment: AffectCodecTTSAlignment | None = None,
         **kwargs,
     ) -> CausalLMOutputWithPast:
         r"""
@@ -185,6 +189,8 @@ class AffectCodecTTSForCausalLM(AffectCodecTTSPreTrainedModel, GenerationMixin):
             loss_reduction (`str`, *optional*, defaults to `"mean"`): `"mean"` over targets, or `"sum"` of them.
             num_items_in_batch (`int` or `torch.Tensor`, *optional*):
                 Divide the summed loss by this in place of the number of targets here (gradient accumulation).
+            alignment ([`AffectCodecTTSAlignment`], *optional*):
+                Holds some heads to a window of the text while single codes are read, and moves on with each.
 
         Returns:
             `CausalLMOutputWithPast`: loss, logits `(batch, length or logits_to_keep, vocab_size)`, cache.
@@ -197,6 +203,7 @@ class AffectCodecTTSForCausalLM(AffectCodecTTSPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             token_type_ids=token_type_ids,
             use_cache=use_cache,
+            alignment=alignment,
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep

@@ -13,7 +13,8 @@ class AffectCodecTTSCacheLayer(DynamicLayer):
     """
     Keys and values [B, heads, T, D / heads] that lie in buffers with room for more, so that a new position is written behind the
     others; `DynamicLayer` copies them all for every position. It does so here too where gradients are wanted, as writing
-    in place would spoil them, or a graph is being compiled.
+    in place would spoil them, a graph is being compiled, or what is new has another type or batch size. What was handed out is
+    overwritten where the cache is cropped and grows again.
     """
 
     def __init__(self):
@@ -22,7 +23,7 @@ class AffectCodecTTSCacheLayer(DynamicLayer):
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
         """New keys and values [B, heads, N, D / heads] -> all of them [B, heads, T + N, D / heads]."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not self._fits(key_states, value_states):
             return super().update(key_states, value_states, *args, **kwargs)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -41,6 +42,15 @@ class AffectCodecTTSCacheLayer(DynamicLayer):
     def reset(self) -> None:
         super().reset()
         self._buffers = None
+
+    def _fits(self, key_states, value_states) -> bool:
+        if self.get_seq_length() == 0:
+            return True
+        return all(
+            (new.shape[:2], new.shape[-1], new.dtype, new.device)
+            == (past.shape[:2], past.shape[-1], past.dtype, past.device)
+            for new, past in ((key_states, self.keys), (value_states, self.values))
+        )
 
     def _holds(self, end: int) -> bool:
         # Keys and values may have been replaced since: moved, repeated, put in another order.
@@ -66,5 +76,5 @@ class AffectCodecTTSCache(DynamicCache):
     """A `DynamicCache` whose layers are [`AffectCodecTTSCacheLayer`]s."""
 
     def __init__(self, config: AffectCodecTTSConfig):
-        super().__init__(config=config)
+        super().__init__()
         self.layers = [AffectCodecTTSCacheLayer() for _ in range(config.num_hidden_layers)]

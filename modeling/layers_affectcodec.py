@@ -10,8 +10,10 @@ from torch import nn
 LOG2_E = 1 / math.log(2)
 # With fewer rows oneDNN's reordering of the weight costs more than its product saves.
 MIN_ROWS = 128
-# Up to so many rows a product by parts of the weight, which threads share, is the faster.
+# Up to so many rows a product by parts of the weight, which threads share, is the faster where threads have a core each; on one
+# thread it is for single rows.
 MAX_FEW_ROWS = 16
+MIN_WEIGHT = 2**16
 # Up to so many of these they are columns to the right of the parts.
 MAX_COLUMNS = 3
 WEIGHT_PARTS = 8
@@ -66,8 +68,9 @@ def linear(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
     if rows >= MIN_ROWS:
         rows = hidden_states.reshape(1, -1, hidden_states.shape[-1])
         return _conv_image(rows, weight[..., None], bias).reshape(*hidden_states.shape[:-1], weight.shape[0])
-    fits = hidden_states.dtype == weight.dtype == torch.float32 and weight.is_contiguous()
-    if fits and 1 <= rows <= MAX_FEW_ROWS and weight.shape[0] % WEIGHT_PARTS == 0:
+    most = MAX_FEW_ROWS if torch.get_num_threads() > 1 else MAX_COLUMNS
+    large = weight.numel() >= MIN_WEIGHT and weight.shape[0] % WEIGHT_PARTS == 0 and weight.is_contiguous()
+    if large and 1 <= rows <= most and hidden_states.dtype == weight.dtype == torch.float32:
         return _linear_by_parts(hidden_states, weight, bias)
     return F.linear(hidden_states, weight, bias)
 

@@ -102,13 +102,15 @@ class AffectCodecTTSAttention(nn.Module):
         self.v_proj = AffectCodecLinear(config.hidden_size, config.hidden_size)
         self.o_proj = AffectCodecLinear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden_states, attention_mask=None, past_key_values=None, **kwargs):
+    def forward(self, hidden_states, attention_mask=None, past_key_values=None, alignment=None, **kwargs):
         by_head = (*hidden_states.shape[:-1], -1, self.head_dim)
         query = self.q_proj(hidden_states).view(by_head).transpose(1, 2)
         key = self.k_proj(hidden_states).view(by_head).transpose(1, 2)
         value = self.v_proj(hidden_states).view(by_head).transpose(1, 2)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
+        if alignment is not None:
+            attention_mask = alignment.constrain(self.layer_idx, query, key, attention_mask, self.scaling)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         output, weights = attention(
             self,

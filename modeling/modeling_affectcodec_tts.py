@@ -11,6 +11,7 @@ from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from .alignment_affectcodec_tts import AffectCodecTTSAlignment
 from .ar_affectcodec_tts import AffectCodecTTSForCausalLM
 from .cache_affectcodec_tts import AffectCodecTTSCache
 from .configuration_affectcodec_tts import AffectCodecTTSConfig
@@ -99,6 +100,8 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         if config.codec_model_id is not None:
             self._keys_to_ignore_on_load_missing = [r"^codec_model\."]
         self.generation_config.update(**GENERATION_DEFAULTS)
+        # What is marked so loses settings that transformers does not know when it is loaded.
+        self.generation_config._from_model_config = False
         self.post_init()
 
     @classmethod
@@ -290,7 +293,7 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         emotion_mask: torch.Tensor | None = None,
         emotion_guidance: float = 1.0,
         prompt_text_mask: torch.Tensor | None = None,
-        prompt_guidance: float = 1.0,
+        prompt_guidance: float | None = 1.0,
         seed: int | None = None,
         codes_callback: Callable[[torch.LongTensor], None] | None = None,
         generation_config: GenerationConfig | None = None,
@@ -327,7 +330,7 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
                 1 at symbols of the prompt's words, as the processor gives it.
             prompt_guidance (`float`, *optional*, defaults to 1.0):
                 Scale of classifier-free guidance of all codebooks towards the acoustic prompt, away from the text spoken without
-                one; 1: none, and no further run of the model. Needs a prompt and `prompt_text_mask`.
+                one; 1 or `None`: none, and no further run of the model. Needs a prompt and `prompt_text_mask`.
             seed (`int`, *optional*): Makes sampling repeatable; leaves torch's own random state as it was.
             codes_callback (`Callable`, *optional*):
                 Called for every frame with its new codes of codebook 1, a long tensor `(batch,)`, -1 for ended items.
@@ -337,6 +340,10 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
                 `top_k`, `top_p`, `repetition_penalty`, `cache_implementation`, `max_new_tokens`, ... `guidance_scale` is
                 the scale of classifier-free guidance of all codebooks towards the text, emotions among it; 1 or `None`: none,
                 and no second run of the model. Only for models that were trained with text and, now and then, without.
+                `alignment_window`, two numbers, holds the heads of `alignment_heads` (pairs of layer and head, as in Whisper's
+                generation config) to so many symbols before and after the place in the text that is being said, see
+                [`AffectCodecTTSAlignment`]; only for models trained with guided attention. With a prompt it needs
+                `prompt_text_mask`.
 
         Returns:
             [`AffectCodecTTSGenerateOutput`]
@@ -356,6 +363,7 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         guidance_scale = generation_config.guidance_scale
         # transformers' own guidance would know nothing of what is text.
         generation_config.guidance_scale = None
+        prompt_guidance = 1 if prompt_guidance is None else prompt_guidance
         text_length = input_ids.shape[1]
         beginnings, scales = [], []
         if guidance_scale not in (None, 1):
@@ -386,6 +394,11 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         streamer = None
         if codes_callback is not None:
             streamer = AffectCodecTTSCodeStreamer(codes_callback, self.config.eos_token_id)
+        alignment = self._alignment(
+            generation_config, input_ids, attention_mask, prompt_text_mask, emotion_mask, bool(prompt_codes.shape[-1])
+        )
+        # Only where there is one: it is no input of the model's that `generate` would know.
+        aligned = {} if alignment is None else {"alignment": alignment}
         cache = None
         if generation_config.use_cache is not False and generation_config.cache_implementation is None:
             cache = AffectCodecTTSCache(self.config)
@@ -394,6 +407,7 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
                 input_ids=sequence,
                 attention_mask=mask,
                 past_key_values=cache,
+                **aligned,
                 generation_config=generation_config,
                 logits_processor=processors,
                 streamer=streamer,
@@ -433,6 +447,9 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         if "max_new_frames" in limits and "max_seconds" in limits:
             raise ValueError("only one of `max_new_frames` and `max_seconds` may be given")
         config = copy.deepcopy(self.generation_config if generation_config is None else generation_config)
+        for name in ("alignment_heads", "alignment_window"):
+            if not hasattr(config, name):
+                setattr(config, name, None)
         unknown = config.update(**changes)
         if unknown:
             raise ValueError(
@@ -480,6 +497,40 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         # They have done their work in there; transformers would apply them to the mixture once more.
         config.update(temperature=1.0, top_k=0, top_p=1.0)
         return LogitsProcessorList([sampling])
+
+    def _alignment(self, generation_config, input_ids, attention_mask, prompt_text_mask, emotion_mask, has_prompt):
+        """Of the settings `alignment_window` and `alignment_heads`, or `None`."""
+        window, heads = generation_config.alignment_window, generation_config.alignment_heads
+        if window is None:
+            return None
+        if len(window) != 2 or any(type(size) is not int or size < 0 for size in window) or not window[1]:
+            raise ValueError(f"`alignment_window` must be two numbers of symbols, the second at least 1, got {window}")
+        if not heads:
+            raise ValueError(
+                "`alignment_window` needs `alignment_heads` in the generation config: guided heads of the model"
+            )
+        sizes = self.config.num_hidden_layers, self.config.num_attention_heads
+        for pair in heads:
+            if len(pair) != 2 or not all(0 <= index < size for index, size in zip(pair, sizes, strict=True)):
+                raise ValueError(
+                    f"`alignment_heads` must be pairs of a layer below {sizes[0]} and a head below {sizes[1]}"
+                )
+        if generation_config.use_cache is False:
+            raise ValueError("`alignment_window` needs `use_cache`")
+        if self.ar.config._attn_implementation not in ("eager", "sdpa"):
+            raise ValueError("`alignment_window` needs `set_attn_implementation` with 'eager' or 'sdpa'")
+        # A place that moves is no part of a graph.
+        generation_config.disable_compile = True
+        seen = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask
+        own = seen
+        if has_prompt:
+            own = seen & ~self._symbols(prompt_text_mask, input_ids, "prompt_text_mask", "alignment_window")
+        if emotion_mask is not None:
+            # It stands before the prompt's words.
+            own = own & ~self._symbols(emotion_mask, input_ids, "emotion_mask", "alignment_window")
+        if not own.any(-1).all():
+            raise ValueError("`prompt_text_mask` leaves no symbols to be spoken")
+        return AffectCodecTTSAlignment(heads, seen, own.int().argmax(-1) - 1, tuple(window))
 
     @staticmethod
     def _symbols(mask, input_ids, name, wanted_by):

@@ -1,4 +1,4 @@
-"""Every test begins anew: what ran before it in the same process, which depends on how tests are dealt out, changes nothing."""
+"""Random numbers and Accelerate begin anew with every test: what ran before in its process depends on how tests are dealt out."""
 
 import random
 import sys

@@ -161,6 +161,11 @@ def build_trainer(recipe: TTSRecipe, stage: str, model, utterances, args) -> TTS
         model.gradient_checkpointing_enable()
     if recipe.guided_attention is not None:
         check_guided_heads(recipe.guided_attention, model.config)
+        guided = recipe.guided_attention
+        # As Whisper's; `alignment_window` of `generate` can hold them to their place.
+        model.generation_config.alignment_heads = [
+            [layer, head] for layer in guided.layers for head in range(guided.heads)
+        ]
         # The fused kinds of attention return no weights.
         model.set_attn_implementation("eager")
     settings = recipe.stage(stage)

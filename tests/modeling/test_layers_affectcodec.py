@@ -41,8 +41,10 @@ def test_products():
 
 
 @pytest.mark.parametrize("shape", [(5,), (1, 1, 5), (2, 5), (3, 1, 5), (4, 5), (2, 8, 5), (17, 5), (0, 5), (2, 0, 5)])
-def test_products_of_few_rows_with_parts_of_the_weight(shape):
-    torch.manual_seed(0)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_products_of_few_rows_with_parts_of_the_weight(shape, threads, monkeypatch):
+    monkeypatch.setattr("hf_affectcodec.modeling.layers_affectcodec.MIN_WEIGHT", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     wide, bias = torch.randn(24, 6), torch.randn(24)
     for weight in (wide[:, :5], wide[:, :5].contiguous()):
         inputs = torch.randn(shape)

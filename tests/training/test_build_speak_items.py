@@ -99,6 +99,40 @@ def test_prompts_of_another_set(clips):
     assert set(json.loads((clips / "out/items.jsonl").read_text().splitlines()[0])) >= {"id", "text", "prompt"}
 
 
+def test_lists_that_share_nothing(clips):
+    first = run(clips, "--count", "4", out="a")
+    second = run(clips, "--count", "4", "--exclude", str(clips / "a/items.jsonl"), out="b")
+    said = [{text for item in items for text in (item.text, item.prompt_text)} for items in (first, second)]
+    assert len(said[0]) >= 4 and len(said[1]) >= 4 and not said[0] & said[1]
+
+
+def test_prompts_of_another_set_are_in_the_texts_language(clips):
+    """Unless one of the sets does not tell; words that are empty or not given are none, whatever the spelling."""
+    rows = [
+        {"audio": audio(2, 0.2), "language": "de", "text": "Hallo"},
+        {"audio": audio(2, 0.3), "language": "en", "text": " "},
+        {"audio": audio(2, 0.4), "language": "en", "text": "Bob is SAD, in take number 3!"},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), clips / "others.parquet")
+    options = ["--prompts", str(clips / "others.parquet"), "--count", "20"]
+    items = run(clips, *options)
+    assert {(number(item.prompt), item.prompt_text) for item in items} == {(300, None), (400, rows[2]["text"])}
+    (same,) = [item for item in items if item.text == "bob is sad in take number 3"]
+    assert number(same.prompt) == 300
+    pq.write_table(pa.Table.from_pylist([{"audio": audio(2, 0.2)}]), clips / "others.parquet")
+    with pytest.raises(ValueError, match="others.parquet has no column `language`"):
+        run(clips, *options)
+
+
+def test_clips_without_a_speaker_or_a_mood_are_left_out(clips):
+    rows = pq.read_table(clips / "clips.parquet").to_pylist()
+    rows = [row | ({"speaker_id": None} if row["speaker_id"] == "bob" else {}) for row in rows]
+    rows[0] |= {"emotion": None}
+    pq.write_table(pa.Table.from_pylist(rows), clips / "clips.parquet")
+    assert {item.speaker for item in run(clips, "--count", "9")} == {"ada"}
+    assert len(run(clips, "--count", "9", "--each-mood", out="moods")) == 18
+
+
 def test_what_cannot_be(clips):
     with pytest.raises(ValueError, match="`--count`: only 20 of 30"):
         run(clips, "--count", "30")

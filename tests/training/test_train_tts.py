@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from tiny import tiny_model
 from tokenize_corpus import load_corpus_codec
 from train_tts import guided_loss, guided_weight
-from transformers import pipeline
+from transformers import GenerationConfig, pipeline
 from tts_batches import (
     DynamicBatches,
     Utterance,
@@ -242,6 +242,8 @@ def test_guided_heads_find_the_diagonal(data_root, tmp_path, stage, prefix_mode)
     changes = [f"{stage}.epochs=40", "guided_attention={layers: [1], heads: 1, weight: 20.0, width: 0.1}"]
     changes += [f"nar.prefix_mode={prefix_mode}", "model.dropout=0.0", "evaluate_every=1000", "log_every=1"]
     run(tmp_path, data_root, stage, changes=changes)
+    settings = GenerationConfig.from_pretrained(tmp_path / "model")
+    assert settings.alignment_heads == [[1, 0]] and not hasattr(settings, "alignment_window")
     losses = [row["guided_attention_loss"] for row in rows_of(tmp_path / stage) if "loss" in row]
     assert np.mean(losses[-4:]) < 0.6 * np.mean(losses[:4])
 

@@ -9,8 +9,8 @@ Items are those of `affectcodec evaluate tts`, each text with one prompt of each
 mood and system: height (median F0), width (standard deviation of F0) and middle width (from the distance of its quartiles) of the
 generated clips, in semitones, beside those of the prompts; differences to one mood, paired by voice and text; and how the
 clips' F0 follows their prompts' over all items. The tracker makes errors of an octave in coded speech, which the standard
-deviation feels and the quartiles hardly do; `--codec` adds the prompts themselves after a codec: no synthesiser on it can
-follow further.
+deviation feels and the quartiles hardly do; `--codec` adds the prompts themselves after a codec, to tell what one passage
+through it and the tracker leave.
 """
 
 import argparse

@@ -4,8 +4,8 @@ Speed of the speech language model at the paper's size (12 layers, 16 heads, 102
     python -m hf_affectcodec.benchmarks.speed_tts --threads 2
 
 Codebook 1 is generated code by code, beside transformers' GPT-2 of the same shape and vocabulary under the same `generate`, in
-turns. Each code needs all weights once, so memory sets a limit: what it takes to add up as many numbers, the fastest reading
-that torch has, timed in the same turns. The other seven codebooks are filled in by one pass each over all frames.
+turns. Each code needs all weights once, so memory sets a limit: what it takes to add up as many bytes, a plain reading of
+them, timed in the same turns. The other seven codebooks are filled in by one pass each over all frames.
 """
 
 import argparse
