@@ -8,9 +8,9 @@ synthesiser that copies no more than timbre loses that.
 Items are those of `affectcodec evaluate tts`, each text with one prompt of each mood (`emotion`) and voice (`speaker`). For each
 mood and system: height (median F0), width (standard deviation of F0) and middle width (from the distance of its quartiles) of the
 generated clips, in semitones, beside those of the prompts; differences to one mood, paired by voice and text; and how the
-clips' F0 follows their prompts' over all items. The tracker makes errors of an octave in coded speech, which the standard
-deviation feels and the quartiles hardly do; `--codec` adds the prompts themselves after a codec, to tell what one passage
-through it and the tracker leave.
+clips' F0 follows their prompts', over all items and within voice and text. The tracker makes errors of an octave in coded
+speech, which the standard deviation feels and the quartiles hardly do; `--codec` adds the prompts themselves after a codec, to
+tell what one passage through it and the tracker leave.
 """
 
 import argparse
@@ -78,22 +78,38 @@ def measure(system: SpeechSystem, items: list[Item]) -> np.ndarray:
     return values
 
 
-def _rank_correlation(first: np.ndarray, second: np.ndarray, seed: int) -> dict:
-    """Spearman's rho over the items measured in both, with a 95 % bootstrap interval; NaN below five items."""
+def rank_correlation(first: np.ndarray, second: np.ndarray, groups: np.ndarray, within: bool, seed: int) -> dict:
+    """
+    Spearman's rho over the items measured in both, with a 95 % bootstrap interval that draws whole groups, as the items of one
+    voice and text are not independent. NaN below five items.
+
+    Args:
+        first, second (array [N]): Values of the items; NaN where there is none.
+        groups (array [N]): The number of the group that each belongs to.
+        within (`bool`): Take the mean of its group from each value first; groups of one item are left out.
+        seed (`int`): Of the bootstrap.
+    """
     from scipy.stats import spearmanr
 
     both = ~(np.isnan(first) | np.isnan(second))
-    first, second = first[both], second[both]
-    if first.size < 5:
-        return {"rho": float("nan"), "low": float("nan"), "high": float("nan"), "n": int(first.size)}
+    parts = [np.flatnonzero(both & (groups == group)) for group in np.unique(groups)]
+    parts = [part for part in parts if part.size > int(within)]
+    pairs = [np.stack([first[part], second[part]]) for part in parts]
+    if within:
+        pairs = [pair - pair.mean(axis=1, keepdims=True) for pair in pairs]
+    count = sum(part.size for part in parts)
+    if count < 5:
+        return {"rho": float("nan"), "low": float("nan"), "high": float("nan"), "n": count}
     generator = np.random.default_rng(seed)
-    picks = generator.integers(first.size, size=(1000, first.size))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rho of a constant is NaN, which is what is wanted
-        drawn = [spearmanr(first[pick], second[pick]).statistic for pick in picks]
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    rho = float(spearmanr(first, second).statistic)
-    return {"rho": rho, "low": float(low), "high": float(high), "n": int(first.size)}
+        drawn = [
+            spearmanr(*np.concatenate([pairs[place] for place in pick], axis=1)).statistic
+            for pick in generator.integers(len(pairs), size=(1000, len(pairs)))
+        ]
+        low, high = np.nanpercentile(drawn, [2.5, 97.5])
+        rho = float(spearmanr(*np.concatenate(pairs, axis=1)).statistic)
+    return {"rho": rho, "low": float(low), "high": float(high), "n": count}
 
 
 def compare_moods(items: list[Item], prompts: np.ndarray, values: np.ndarray, compare_to: str, seed: int = 0) -> dict:
@@ -105,7 +121,9 @@ def compare_moods(items: list[Item], prompts: np.ndarray, values: np.ndarray, co
 
     Returns:
         `dict`: Per statistic `moods` (mean, interval and count of clips and prompts), `differences` to `compare_to` with the
-        p of a two-sided paired permutation test, and `follows`, Spearman's rho between prompt and clip over all items.
+        p of a two-sided paired permutation test, `follows`, Spearman's rho between prompt and clip over all items, which a
+        synthesiser gets that keeps high voices high, and `follows_within`, the same of deviations from the mean of a voice and
+        text, which is left to the mood.
 
     Raises:
         ValueError: An item has no emotion, no mood is called `compare_to`, or two items share voice, text and mood.
@@ -119,6 +137,7 @@ def compare_moods(items: list[Item], prompts: np.ndarray, values: np.ndarray, co
     if len(places) < len(items):
         raise ValueError("`items` must have each voice, text and mood once")
     pairs = sorted({(item.speaker or "", item.text) for item in items})
+    groups = np.array([pairs.index((item.speaker or "", item.text)) for item in items])
     result = {}
     for column, statistic in enumerate(STATISTICS):
         of_mood = {mood: np.array([item.emotion == mood for item in items]) for mood in moods}
@@ -144,7 +163,8 @@ def compare_moods(items: list[Item], prompts: np.ndarray, values: np.ndarray, co
                 for mood in moods
             },
             "differences": differences,
-            "follows": _rank_correlation(prompts[:, column], values[:, column], seed),
+            "follows": rank_correlation(prompts[:, column], values[:, column], groups, False, seed),
+            "follows_within": rank_correlation(prompts[:, column], values[:, column], groups, True, seed),
         }
     return result
 
@@ -152,6 +172,10 @@ def compare_moods(items: list[Item], prompts: np.ndarray, values: np.ndarray, co
 def _summary(values: np.ndarray, seed: int) -> dict:
     summary = summarize(values, seed)
     return {"mean": summary.mean, "low": summary.low, "high": summary.high, "n": int((~np.isnan(values)).sum())}
+
+
+def _rho(found: dict) -> str:
+    return f"{found['rho']:.2f} [{found['low']:.2f}, {found['high']:.2f}] (n {found['n']})"
 
 
 def markdown(found: dict[str, dict], compare_to: str) -> str:
@@ -172,9 +196,9 @@ def markdown(found: dict[str, dict], compare_to: str) -> str:
                 lines.append(f"| {name} | {mood} | {texts[0]} | {texts[1]} | {change} |")
         lines.append("")
         for name, result in found.items():
-            f = result[statistic]["follows"]
+            all_items, within = (_rho(result[statistic][name]) for name in ("follows", "follows_within"))
             lines.append(
-                f"{name}: Spearman's rho between prompt and clip {f['rho']:.2f} [{f['low']:.2f}, {f['high']:.2f}] (n {f['n']})"
+                f"{name}: Spearman's rho between prompt and clip {within} within voice and text, {all_items} over all"
             )
         lines.append("")
     return "\n".join(lines)

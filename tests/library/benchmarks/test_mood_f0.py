@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from hf_affectcodec.benchmarks import mood_f0
-from hf_affectcodec.benchmarks.mood_f0 import compare_moods, f0_statistics, main, measure
+from hf_affectcodec.benchmarks.mood_f0 import compare_moods, f0_statistics, main, measure, rank_correlation
 from hf_affectcodec.benchmarks.tts_items import read_items
 
 
@@ -68,6 +68,25 @@ def test_a_copycat_is_told_from_a_parrot(items, tmp_path):
     assert parrot["prompts"]["difference"] == pytest.approx(12, abs=0.3)
     text = (tmp_path / "out/mood_f0.md").read_text()
     assert "| parrot | angry |" in text and "clips - neutral" in text
+
+
+def test_voices_alone_are_no_moods():
+    """Prompts of twelve voices in four moods each; clips that keep the voice and ignore the mood follow over all, not within."""
+    generator = np.random.default_rng(0)
+    voices = np.repeat(np.arange(12), 4)
+    prompts = 5.0 * voices + generator.normal(size=48)
+    clips = 5.0 * voices + generator.normal(size=48)
+    follows = rank_correlation(prompts, clips, voices, False, 0)
+    assert follows["rho"] > 0.9 and follows["low"] > 0.8 and follows["n"] == 48
+    within = rank_correlation(prompts, clips, voices, True, 0)
+    assert within["low"] < 0 < within["high"]
+    same = rank_correlation(prompts, 2 * prompts + 3 * voices, voices, True, 0)
+    assert same["rho"] == pytest.approx(1) and same["low"] > 0.999
+    # Three are too few, and an item alone in its group says nothing.
+    few = np.array([1.0, 3, 8, np.nan, 7]), np.array([4.0, 2, 6, 5, 1])
+    assert np.isnan(rank_correlation(*few, np.array([0, 0, 0, 1, 1]), True, 0)["rho"])
+    five = np.concatenate([few[0][:3], [10, 20]]), np.concatenate([few[1][:3], [1, 0]])
+    assert rank_correlation(*five, np.array([0, 0, 0, 1, 1]), True, 0)["n"] == 5
 
 
 def test_prompts_after_a_codec(items, tmp_path, monkeypatch):
