@@ -7,6 +7,7 @@ from hf_affectcodec import pretrained_path
 from hf_affectcodec.audio import load_audio
 from hf_affectcodec.cli import main
 from hf_affectcodec.hub import verify_sums
+from hf_affectcodec.modeling.alignment_affectcodec_tts import AffectCodecTTSAlignment
 from hf_affectcodec.speak import SHIPPED, load_tts, speak
 
 
@@ -58,6 +59,27 @@ def test_it_reads(loaded):
         ids = processor(words, return_tensors="pt")["input_ids"]
         losses.append(float(model(ids, codes).loss))
     assert losses[0] < losses[1] - 0.2
+
+
+def test_its_guided_heads_keep_their_place(loaded):
+    """The heads that its generation config names give their weight to the text around the place where the window is."""
+    model, _ = loaded
+    assert model.generation_config.alignment_window == [2, 3]
+    weights = []
+    constrain = AffectCodecTTSAlignment.constrain
+
+    def watch(self, layer, query, key, attention_mask, scaling):
+        if layer in self.heads and query.shape[2] == 1:
+            scores = (query[:, self.heads[layer]] @ key[:, self.heads[layer]].transpose(2, 3))[:, :, 0] * scaling
+            text = scores.softmax(-1)[..., : self.text_mask.shape[1]]
+            weights.append(float((text * self.visible()[:, None]).sum(-1).mean()))
+        return constrain(self, layer, query, key, attention_mask, scaling)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AffectCodecTTSAlignment, "constrain", watch)
+        speak(*loaded, "You are now unmuted and may speak to the conference.", seed=1)
+    # Heads that nobody had shown where they are would give a window of six symbols out of sixty a tenth of what text gets.
+    assert len(weights) > 100 and sum(weights) / len(weights) > 0.8
 
 
 @pytest.mark.parametrize("emotion", ["angry", "sad"])
