@@ -536,7 +536,9 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
     def _symbols(mask, input_ids, name, wanted_by):
         """A mask of symbols as booleans [B, L]."""
         if not isinstance(mask, torch.Tensor) or mask.shape != input_ids.shape:
-            raise ValueError(f"`{name}` must be a tensor of shape {tuple(input_ids.shape)} with `{wanted_by}`")
+            raise ValueError(
+                f"`{name}` must be a tensor of shape {tuple(input_ids.shape)}, as the processor gives it, with `{wanted_by}`"
+            )
         return mask.bool()
 
     def _prompt(self, batch_size, codes, codes_mask, values, padding_mask):
