@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tiny_tts import tiny_tts
+from tiny_tts import CODES, tiny_tts
 from transformers import DynamicCache
 
 from hf_affectcodec.modeling import cache_affectcodec_tts
@@ -101,3 +101,27 @@ def test_modes_may_change():
     with torch.no_grad():
         update(caches, states(1))
     is_same(*caches)
+
+
+def test_a_model_with_a_cache_can_be_exported():
+    """transformers registers its own cache for `torch.export`; a graph gets that one."""
+    from transformers.integrations.executorch import register_dynamic_cache_export_support
+
+    register_dynamic_cache_export_support()
+    model = tiny_tts().ar
+
+    class Cached(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids):
+            outputs = self.model(input_ids=input_ids, use_cache=True)
+            return outputs.logits, outputs.past_key_values
+
+    ids = torch.tensor([[70, 71, 72, CODES + 1, 3]])
+    with torch.no_grad():
+        logits, cache = torch.export.export(Cached(), (ids,), strict=False).module()(ids)
+        assert isinstance(model(ids, use_cache=True).past_key_values, AffectCodecTTSCache)
+        torch.testing.assert_close(logits, model(ids).logits)
+    assert type(cache) is DynamicCache and cache.get_seq_length() == 5
