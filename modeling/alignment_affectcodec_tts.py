@@ -3,12 +3,16 @@
 import torch
 
 
+# Of a generation config; transformers does not know them by itself.
+ALIGNMENT_SETTINGS = ("alignment_heads", "alignment_window")
+
+
 class AffectCodecTTSAlignment:
     """
     Where in its text each item of a batch is, told by attention heads that were shown it in training (guided attention). While
     codes are generated these heads see of the text no more than a window around that place, and the window moves forwards
-    only: a stutter would need them to go back, a word left out to leap. All other heads see all text. (Deep Voice 3 has such a
-    window, arXiv 1710.07654, section 3.5; here it is for chosen heads of a decoder-only model.)
+    only: a stutter would need them to go back, a word left out to leap. All other heads see all text. (Deep Voice 3, arXiv
+    1710.07654, has such a window in its attention; here it is for chosen heads of a decoder-only model.)
 
     Args:
         heads (`list[tuple[int, int]]`): The heads, each as layer and head.

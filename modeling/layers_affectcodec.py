@@ -10,8 +10,8 @@ from torch import nn
 LOG2_E = 1 / math.log(2)
 # With fewer rows oneDNN's reordering of the weight costs more than its product saves.
 MIN_ROWS = 128
-# Up to so many rows a product by parts of the weight, which threads share, is the faster where threads have a core each; on one
-# thread it is for single rows.
+# Up to so many rows of a product with so large a weight it is faster by parts of the weight, which threads with a core each
+# share; on one thread up to MAX_COLUMNS.
 MAX_FEW_ROWS = 16
 MIN_WEIGHT = 2**16
 # Up to so many of these they are columns to the right of the parts.

@@ -11,7 +11,7 @@ from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from .alignment_affectcodec_tts import AffectCodecTTSAlignment
+from .alignment_affectcodec_tts import ALIGNMENT_SETTINGS, AffectCodecTTSAlignment
 from .ar_affectcodec_tts import AffectCodecTTSForCausalLM
 from .cache_affectcodec_tts import AffectCodecTTSCache
 from .configuration_affectcodec_tts import AffectCodecTTSConfig
@@ -447,7 +447,7 @@ class AffectCodecTTSForConditionalGeneration(AffectCodecTTSPreTrainedModel, Gene
         if "max_new_frames" in limits and "max_seconds" in limits:
             raise ValueError("only one of `max_new_frames` and `max_seconds` may be given")
         config = copy.deepcopy(self.generation_config if generation_config is None else generation_config)
-        for name in ("alignment_heads", "alignment_window"):
+        for name in ALIGNMENT_SETTINGS:
             if not hasattr(config, name):
                 setattr(config, name, None)
         unknown = config.update(**changes)

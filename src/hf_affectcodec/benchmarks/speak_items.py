@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from hf_affectcodec.audio import write_audio
 from hf_affectcodec.metrics.transcription import load_transcriber
+from hf_affectcodec.modeling.alignment_affectcodec_tts import ALIGNMENT_SETTINGS
 from hf_affectcodec.speak import load_tts, speak
 
 from .codecs import SAMPLING_RATE
@@ -117,7 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings = parse_settings(options.generate) | ({"do_sample": False} if options.greedy else {})
     items = read_items(options.items, options.limit)
     model, processor = load_tts(options.model, options.device)
-    known = set(inspect.signature(model.generate).parameters) | set(model.generation_config.to_dict())
+    known = {*inspect.signature(model.generate).parameters, *model.generation_config.to_dict(), *ALIGNMENT_SETTINGS}
     if unknown := sorted(set(settings) - known):
         raise ValueError(f"`--generate`: `generate` has no setting {unknown[0]!r}")
     transcribe = None if options.transcriber is None else load_transcriber(options.transcriber)

@@ -67,3 +67,12 @@ def test_wrong_settings_are_named(folder, wrong):
     with pytest.raises(ValueError, match=f"`--generate`.*{wrong.split('=')[0]}"):
         main([*arguments, "--generate", wrong])
     assert not (folder / "one").exists()
+
+
+def test_settings_that_transformers_does_not_know(folder):
+    """A generation config has the window only where somebody has written it there."""
+    arguments = ["--items", str(folder / "items.jsonl"), "--model", str(folder / "tts"), "--limit", "1"]
+    settings = ["--generate", "max_new_frames=3"]
+    assert main([*arguments, "--out", str(folder / "one"), *settings, "alignment_window=null"]) == 0
+    assert main([*arguments, "--out", str(folder / "two"), *settings, "alignment_window=[2, 3]"]) == 1
+    assert "`alignment_window` needs `alignment_heads`" in (folder / "two/failures.jsonl").read_text()
